@@ -1,0 +1,29 @@
+"""What the distribution is called, contains and needs."""
+
+import setuptools
+
+setuptools.setup(
+    name="checkpoint-trainer",
+    version="0.1.0",
+    description="A TensorFlow training loop whose checkpoints and metric log always agree",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=setuptools.find_packages(include=["trainer", "trainer.*", "experiments"]),
+    package_data={"trainer": ["py.typed"], "experiments": ["data/*"]},
+    install_requires=[
+        "absl-py>=2.0",
+        "numpy>=1.26",
+        "rich>=13.0",
+        "tensorflow>=2.21,<2.22",
+    ],
+    extras_require={
+        "report": ["matplotlib>=3.8"],
+        "dev": [
+            "hypothesis>=6.100",
+            "mypy>=1.10",
+            "pytest>=8.0",
+            "pytest-xdist>=3.5",
+            "ruff>=0.6",
+        ],
+    },
+)

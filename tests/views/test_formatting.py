@@ -1,0 +1,51 @@
+"""Numbers as people see them."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+
+from trainer.views import formatting
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (0.0, "0.0000"),
+        (-0.25, "-0.2500"),
+        (12.3456, "12.346"),
+        (99_999.0, "99999"),
+        (1e5, "1.00e+05"),
+        (1e-9, "1.00e-09"),
+    ],
+)
+def test_numbers_keep_their_width_where_they_can(value: float, expected: str) -> None:
+    assert formatting.number(value) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [(0.25, "0.25"), (9.996, "10.0"), (99.96, "100"), (999.6, "1.00k"), (2.5e9, "2.50G")]
+)
+def test_counts_have_three_digits(value: float, expected: str) -> None:
+    assert formatting.count(value) == expected
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"), [(-1, "0s"), (59.6, "1m 00s"), (3599.6, "1h 00m"), (86_400, "1d 00h")]
+)
+def test_durations_carry_into_the_next_unit(seconds: float, expected: str) -> None:
+    assert formatting.duration(seconds) == expected
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"), [(0, "0 B"), (999, "999 B"), (999_999, "1.0 MB"), (2 * 10**12, "2.0 TB")]
+)
+def test_sizes_are_decimal(count: int, expected: str) -> None:
+    assert formatting.size(count) == expected
+
+
+def test_what_a_stream_cannot_encode_is_a_question_mark() -> None:
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    assert formatting.printable("précision → 1", stream) == "pr?cision ? 1"
+    assert formatting.printable("précision → 1", io.StringIO()) == "précision → 1"

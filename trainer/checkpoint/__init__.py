@@ -1,0 +1,1 @@
+"""Checkpoints: written, committed, kept, found again and restored."""

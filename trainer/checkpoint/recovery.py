@@ -1,0 +1,96 @@
+"""Finding the checkpoint to resume from, and making the run directory agree with it."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable
+
+from trainer.checkpoint.folder import discard_unfinished
+from trainer.errors import Unusable
+from trainer.ledger.directory import RunDirectory
+from trainer.ledger.journal import Journal
+from trainer.ledger.log import MetricLog
+from trainer.ledger.manifest import BadManifest, Manifest
+
+
+class Damaged(Exception):
+    """A checkpoint whose content cannot be restored."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Recovery:
+    """What a start found."""
+
+    manifest: Manifest | None
+    """The checkpoint resumed from; None when the run starts from the beginning."""
+    quarantined: tuple[tuple[int, str], ...] = ()
+    """Newer checkpoints that could not be used, each with the reason."""
+    cut_bytes: int = 0
+    """How much of the metric log was later than the checkpoint."""
+
+
+def recover(
+    directory: RunDirectory,
+    log: MetricLog,
+    restore: Callable[[Manifest], None],
+    *,
+    run: str | None,
+    orphans: str,
+    journal: Journal | None = None,
+) -> Recovery:
+    """Resumes from the newest usable checkpoint: restores it and cuts the log to what it vouches for.
+
+    Nothing is moved before a usable one is found, so that a start that is refused can be tried again.
+
+    Args:
+      directory: the run directory.
+      log: the metric log, which is cut.
+      restore: loads the tensors of a checkpoint; raises `Damaged` when it cannot.
+      run: the id of this run, which each checkpoint has to bear; None accepts any.
+      orphans: the folder for what is put aside.
+      journal: where it is noted, if anywhere.
+
+    Raises:
+      Unusable: checkpoints exist and none can be used, or the log is not what the checkpoint vouches for.
+    """
+    bad: list[tuple[int, str]] = []
+    found: Manifest | None = None
+    for step in directory.committed_steps():
+        try:
+            manifest = Manifest.load(directory, step)
+            if run is not None and manifest.run != run:
+                raise BadManifest(f"it belongs to the run {manifest.run}, not to {run}")
+            restore(manifest)
+        except (BadManifest, Damaged, OSError) as error:
+            bad.append((step, str(error)))
+        else:
+            found = manifest
+            break
+    if bad and found is None:
+        tried = "; ".join(f"step {step}: {reason}" for step, reason in bad)
+        raise Unusable(
+            f"no checkpoint in {directory.checkpoints} can be used ({tried}); they stay where they are: mend one, or "
+            "start again in another run_dir"
+        )
+    cut = log.resume(found, orphans)
+    for step, reason in bad:
+        quarantine(directory, step, reason, orphans)
+        if journal:
+            journal.write("quarantine", step=step, reason=reason)
+    removed = discard_unfinished(directory)
+    if journal and removed:
+        journal.write("prune", steps=removed, why="unfinished")
+    return Recovery(found, tuple(bad), cut)
+
+
+def quarantine(directory: RunDirectory, step: int, reason: str, orphans: str) -> None:
+    """Moves the checkpoint of `step` into the folder `orphans`, with the reason beside it."""
+    files = directory.files
+    files.make_directory(orphans)
+    target = os.path.join(orphans, os.path.basename(directory.checkpoint(step)))
+    files.rename(directory.checkpoint(step), target)
+    files.write(os.path.join(target, "reason.txt"), reason.encode() + b"\n")
+    files.sync_directory(target)
+    files.sync_directory(orphans)
+    files.sync_directory(directory.checkpoints)

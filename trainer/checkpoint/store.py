@@ -1,0 +1,185 @@
+"""The checkpoint store: checkpoints that agree with the metric log."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+import tensorflow as tf
+
+from trainer.checkpoint import folder
+from trainer.checkpoint.recovery import Damaged, Recovery, recover
+from trainer.checkpoint.retention import kept_checkpoints
+from trainer.errors import ConfigError, Unwritable
+from trainer.ledger.journal import Journal
+from trainer.ledger.log import MetricLog
+from trainer.ledger.manifest import Manifest, eval_relation, train_relation
+from trainer.timeline.cadence import Progress
+
+# What TensorFlow raises for a damaged checkpoint: a flipped byte, a missing or a truncated file.
+_DAMAGE = (tf.errors.OpError, IndexError, ValueError)
+
+
+class CheckpointStore:
+    """Saves and resumes a `tf.train.Checkpoint` together with the metric log.
+
+    Args:
+      checkpoint: everything that training changes. Variables that do not exist yet when `resume` is called cannot be
+        restored: build the model and the optimizer's slots first.
+      log: the metric log of the same run directory.
+      keep_last: how many of the newest checkpoints stay; transient ones do not count.
+      run: the run's id, which each checkpoint bears; None when the caller has none.
+      journal: where saves and prunes are noted, if anywhere.
+    """
+
+    def __init__(
+        self,
+        checkpoint: tf.train.Checkpoint,
+        log: MetricLog,
+        *,
+        keep_last: int = 3,
+        run: str | None = None,
+        journal: Journal | None = None,
+    ) -> None:
+        if keep_last < 1:
+            raise ConfigError(f"keep_last={keep_last} would delete the newest checkpoint; expected 1 or more")
+        self.directory = log.directory
+        self._checkpoint = checkpoint
+        self._log = log
+        self._keep_last = keep_last
+        self._run = run
+        self._journal = journal
+        self._manifests: dict[int, Manifest] = {}
+
+    @property
+    def latest(self) -> Manifest | None:
+        """The newest checkpoint's manifest."""
+        return self._manifests[max(self._manifests)] if self._manifests else None
+
+    def resume(self) -> Progress:
+        """Restores the newest usable checkpoint and cuts the log to it; progress 0 when there is no checkpoint.
+
+        Raises:
+          Unusable: there are checkpoints, and none can be used; or the log is not what they vouch for.
+        """
+        manifest = self.recover().manifest
+        if manifest is None:
+            return Progress()
+        return Progress(manifest.step, manifest.examples, manifest.control.get("cadence", {}).get("seconds", 0.0))
+
+    def recover(self) -> Recovery:
+        """As `resume`, and returns all that was found."""
+        attempt = self._journal.attempt if self._journal else 0
+        recovery = recover(
+            self.directory,
+            self._log,
+            self._restore,
+            run=self._run,
+            orphans=self.directory.orphans_of(attempt),
+            journal=self._journal,
+        )
+        self._manifests = {}
+        for step in self.directory.committed_steps():
+            try:
+                self._manifests[step] = Manifest.load(self.directory, step)
+            except (OSError, ValueError) as error:
+                # An older one that is damaged: not needed now, so it is left for the audit to name.
+                if self._journal:
+                    self._journal.write("fault", step=step, reason=str(error))
+        folder.point_state_file(self.directory, list(self._manifests))
+        return recovery
+
+    def save(
+        self,
+        progress: Progress,
+        *,
+        reasons: Iterable[str],
+        epoch: float | None = None,
+        open_window: Mapping[str, Any] | None = None,
+        control: Mapping[str, Any] | None = None,
+        data: Mapping[str, Any] | None = None,
+        best_steps: Collection[int] = (),
+    ) -> Manifest:
+        """Makes the log durable, then commits the checkpoint of `progress.step`, then deletes what need not stay.
+
+        Args:
+          progress: where the run is.
+          reasons: why, of the manifest's reasons.
+          epoch: the epoch, where it is known.
+          open_window: what the manifest says of the open window; by default the log's own.
+          control: what a resume needs beyond the tensors, as JSON values.
+          data: how the position in the data is resumed.
+          best_steps: the checkpoints to keep because they are the best.
+
+        Raises:
+          Unwritable: a file could not be written; the checkpoints before it are untouched.
+        """
+        started = time.monotonic()
+        files, step = self.directory.files, progress.step
+        self._log.sync()
+        files.make_directory(self.directory.checkpoint(step))
+        try:
+            self._checkpoint.write(self.directory.state_prefix(step))
+        except (tf.errors.OpError, OSError) as error:
+            reason = getattr(error, "message", str(error)).splitlines()[0]
+            raise Unwritable(f"checkpoint {step} could not be written: {reason}") from error
+        written = time.monotonic()
+        manifest = Manifest(
+            step=step,
+            examples=progress.examples,
+            epoch=epoch,
+            run=self._run,
+            reasons=tuple(reasons),
+            attempt=self._journal.attempt if self._journal else 0,
+            parent=self.latest.step if self.latest else None,
+            files=folder.describe_files(self.directory, step),
+            log=self._log.position,
+            train=train_relation(self._log.last_train, step),
+            open_window=self._log.window.to_json() if open_window is None else open_window,
+            eval=eval_relation(self._log.last_evaluations, step),
+            control={"cadence": {"seconds": progress.seconds}, **(control or {})},
+            data=data or {},
+        )
+        folder.commit(self.directory, manifest)
+        self._manifests[step] = manifest
+        committed = time.monotonic()
+        if self._journal:
+            self._journal.write(
+                "save",
+                step=step,
+                reasons=list(manifest.reasons),
+                stall_s=round(committed - started, 6),
+                snapshot_s=0.0,
+                write_s=round(written - started, 6),
+                commit_s=round(committed - written, 6),
+                bytes=manifest.size,
+            )
+        self._prune(best_steps)
+        return manifest
+
+    def _prune(self, best_steps: Collection[int]) -> None:
+        kept = kept_checkpoints(self._manifests.values(), keep_last=self._keep_last, best_steps=best_steps)
+        folder.point_state_file(self.directory, list(kept))
+        dropped = sorted(self._manifests.keys() - kept.keys())
+        for step in dropped:
+            folder.delete(self.directory, step)
+            del self._manifests[step]
+        if dropped and self._journal:
+            self._journal.write("prune", steps=dropped, why="retention")
+
+    def _restore(self, manifest: Manifest) -> None:
+        """Loads every tensor of `manifest`'s checkpoint, and finds every variable in it.
+
+        TensorFlow checks each tensor's CRC as it reads it.
+        """
+        prefix = os.path.join(self.directory.checkpoint(manifest.step), "state")
+        try:
+            self._checkpoint.read(prefix).assert_consumed()
+        except _DAMAGE as error:
+            reason = getattr(error, "message", None) or str(error) or type(error).__name__
+            raise Damaged(f"it does not restore: {reason.splitlines()[0]}") from error
+        except AssertionError as error:
+            reason = " ".join(str(error).split())
+            raise Damaged(f"it holds other variables than the model and optimizer have: {reason}") from error

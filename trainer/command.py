@@ -1,0 +1,76 @@
+"""What every command shares: flags in, exit code out, errors of one line."""
+
+from __future__ import annotations
+
+import os
+import sys
+import textwrap
+from collections.abc import Callable, Sequence
+
+from absl import flags
+
+from trainer.errors import EXIT_DONE, ConfigError, TrainerError
+
+
+def new_flags() -> flags.FlagValues:
+    """Flags of one command: none of those that an imported library may define for itself."""
+    return flags.FlagValues()  # type: ignore[no-untyped-call]
+
+
+def parse(
+    argv: Sequence[str], values: flags.FlagValues, *, usage: str, about: str, positional: int = 0
+) -> list[str] | None:
+    """Parses a command line into `values`.
+
+    Args:
+      argv: the command line without the program's name.
+      values: the defined flags; afterwards they are set.
+      usage: how the command is called.
+      about: what it does, for `--help`.
+      positional: how many arguments that are no flags it takes.
+
+    Returns:
+      Those arguments; None when help was asked for, and given.
+
+    Raises:
+      ConfigError: an unknown flag, a value of the wrong type, too few or too many arguments.
+    """
+    flags.DEFINE_boolean("help", False, "print this and exit", short_name="h", flag_values=values)
+    try:
+        rest = values([usage, *argv])[1:]
+    except (flags.Error, OSError) as error:
+        raise ConfigError(f"{' '.join(str(error).split())}; see --help") from None
+    if values["help"].value:
+        print(_help(values, usage=usage, about=about))
+        return None
+    if len(rest) != positional:
+        expected = f"{positional} argument{'s' if positional > 1 else ''}" if positional else "only flags"
+        raise ConfigError(f"got {' '.join(map(repr, rest)) or 'no argument'}; expected {expected}: {usage}")
+    return list(rest)
+
+
+def run_command(main: Callable[[Sequence[str]], int]) -> None:
+    """Ends the process with what `main` returns for its command line, or with the exit code of its error."""
+    try:
+        code = main(sys.argv[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader of our output went away (`… | head`), which is its right. Python would complain once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = EXIT_DONE
+    except TrainerError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = error.exit_code
+    sys.exit(code)
+
+
+def _help(values: flags.FlagValues, *, usage: str, about: str) -> str:
+    lines = [f"usage: {usage}", "", *textwrap.wrap(about, 100), "", "flags:"]
+    for name in values:
+        flag = values[name]
+        if flag.name != name:
+            continue
+        default = "" if flag.default in (None, []) else "=" + str(flag.default_as_str).strip("'")
+        lines.append(f"  --{name}{default}")
+        lines += textwrap.wrap(flag.help, 100, initial_indent="      ", subsequent_indent="      ")
+    return "\n".join(lines)

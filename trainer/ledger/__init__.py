@@ -1,0 +1,1 @@
+"""The run directory's formats: record, metric log, journal, manifest. Pure Python, no TensorFlow."""

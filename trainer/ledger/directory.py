@@ -1,0 +1,62 @@
+"""Where things are in a run directory."""
+
+from __future__ import annotations
+
+import os
+import re
+
+from trainer.storage.files import Files
+
+FORMAT = 1
+"""The version of the run directory's format, in `run.json` and in each manifest."""
+
+MANIFEST = "manifest.json"
+STATE = "state"
+
+_STEP_NAME = re.compile(r"step-(\d{10,})")
+
+
+class RunDirectory:
+    """The paths of one run directory."""
+
+    def __init__(self, path: str | os.PathLike[str], files: Files | None = None) -> None:
+        self.path = os.fspath(path)
+        self.files = files or Files()
+        self.run_info = self._join("run.json")
+        self.flags = self._join("flags.txt")
+        self.metrics = self._join("metrics.jsonl")
+        self.journal = self._join("journal.jsonl")
+        self.checkpoints = self._join("checkpoints")
+        self.state_file = self._join("checkpoints", "checkpoint")
+        self.events = self._join("events")
+        self.orphans = self._join("orphans")
+        self.profile = self._join("profile")
+        self.lock = self._join("lock")
+
+    def checkpoint(self, step: int) -> str:
+        """The folder of the checkpoint of `step`."""
+        return os.path.join(self.checkpoints, f"step-{step:010d}")
+
+    def state_prefix(self, step: int) -> str:
+        """The prefix of the TensorFlow checkpoint of `step`."""
+        return os.path.join(self.checkpoint(step), STATE)
+
+    def manifest(self, step: int) -> str:
+        """The file that commits the checkpoint of `step`."""
+        return os.path.join(self.checkpoint(step), MANIFEST)
+
+    def orphans_of(self, attempt: int) -> str:
+        """The folder for what attempt number `attempt` puts aside."""
+        return os.path.join(self.orphans, f"attempt-{attempt:04d}")
+
+    def step_folders(self) -> list[int]:
+        """The steps that have a checkpoint folder, committed or not, newest first."""
+        matches = (_STEP_NAME.fullmatch(name) for name in self.files.list(self.checkpoints))
+        return sorted((int(match.group(1)) for match in matches if match), reverse=True)
+
+    def committed_steps(self) -> list[int]:
+        """The steps whose checkpoint has a manifest, newest first."""
+        return [step for step in self.step_folders() if self.files.exists(self.manifest(step))]
+
+    def _join(self, *names: str) -> str:
+        return os.path.join(self.path, *names)

@@ -1,0 +1,71 @@
+"""The journal: what happened and when. Append-only, never cut."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Callable
+from typing import Any
+
+from trainer.ledger.directory import RunDirectory
+from trainer.ledger.record import compact_json
+
+_TAIL_BYTES = 1 << 16
+
+
+def utc_now() -> datetime.datetime:
+    """The wall clock."""
+    return datetime.datetime.now(datetime.timezone.utc)
+
+
+class Journal:
+    """Writes the journal of one attempt; its number follows the last one found.
+
+    Args:
+      directory: the run directory, which exists.
+      now: the wall clock.
+    """
+
+    def __init__(self, directory: RunDirectory, now: Callable[[], datetime.datetime] = utc_now) -> None:
+        self._path = directory.journal
+        self._files = directory.files
+        self._now = now
+        self.attempt = last_attempt(directory) + 1
+        tail = self._files.read_tail(self._path, 1) if self._files.exists(self._path) else b""
+        if tail not in (b"", b"\n"):
+            # A line torn by a kill: ended, so that the next one stands alone.
+            self._files.append(self._path, b"\n")
+
+    def write(self, event: str, **details: Any) -> None:
+        """Adds a line: the time, the attempt, `event` and `details`, which are JSON values."""
+        time = self._now().strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        line = compact_json({"time": time, "attempt": self.attempt, "event": event, **details})
+        self._files.append(self._path, line.encode() + b"\n")
+
+    def sync(self) -> None:
+        """Makes what was written durable."""
+        self._files.sync(self._path)
+
+
+def last_attempt(directory: RunDirectory) -> int:
+    """The number of the newest attempt in the journal; 0 when there is none."""
+    if not directory.files.exists(directory.journal):
+        return 0
+    lines = directory.files.read_tail(directory.journal, _TAIL_BYTES).splitlines()
+    return max((entry["attempt"] for entry in map(_parse, lines) if entry), default=0)
+
+
+def read_journal(directory: RunDirectory) -> list[dict[str, Any]]:
+    """Every line of the journal that is whole, in order."""
+    if not directory.files.exists(directory.journal):
+        return []
+    return [entry for line in directory.files.read(directory.journal).splitlines() if (entry := _parse(line))]
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    """The entry of one line; None for a line torn by a kill."""
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return None
+    return entry if isinstance(entry, dict) and isinstance(entry.get("attempt"), int) else None

@@ -1,0 +1,170 @@
+"""The metric log: `metrics.jsonl`, whose bytes are a function of the run alone."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from trainer.errors import Unusable
+from trainer.ledger.directory import RunDirectory
+from trainer.ledger.manifest import LogPosition, Manifest
+from trainer.ledger.record import Record, plain_number
+from trainer.ledger.window import Window
+from trainer.timeline.cadence import Progress
+
+
+class MetricLog:
+    """Writes the metric log and vouches for its prefix.
+
+    It also keeps what a checkpoint has to know: the newest train record, the newest evaluation of each split, and, for
+    a loop that averages in Python (`add`, `close`), the open window.
+
+    Args:
+      run_dir: the run directory; it is made when the first record is written.
+      epoch_examples: examples an epoch, for the records that `close` makes; None leaves their epoch open.
+    """
+
+    def __init__(self, run_dir: str | os.PathLike[str] | RunDirectory, *, epoch_examples: int | None = None) -> None:
+        self.directory = run_dir if isinstance(run_dir, RunDirectory) else RunDirectory(run_dir)
+        self._epoch_examples = epoch_examples
+        self._records = 0
+        self._bytes = 0
+        self._digest = hashlib.sha256()
+        self._unsynced = False
+        self.last_train: Record | None = None
+        self.last_evaluations: dict[str, Record] = {}
+        self.window = Window()
+
+    @property
+    def position(self) -> LogPosition:
+        """How far the log is written."""
+        return LogPosition(self._records, self._bytes, self._digest.hexdigest())
+
+    def append(self, records: Sequence[Record]) -> None:
+        """Adds `records` with one write; durable after `sync`."""
+        if not records:
+            return
+        data = b"".join(record.line() for record in records)
+        if not self._bytes:
+            self.directory.files.make_directory(self.directory.path)
+        self.directory.files.append(self.directory.metrics, data)
+        self._records += len(records)
+        self._bytes += len(data)
+        self._digest.update(data)
+        self._unsynced = True
+        self._note(records)
+
+    def sync(self) -> None:
+        """Makes every record durable."""
+        if self._unsynced:
+            self.directory.files.sync(self.directory.metrics)
+            self.directory.files.sync_directory(self.directory.path)
+            self._unsynced = False
+
+    def add(self, metrics: Mapping[str, Any], *, weight: float = 1.0) -> None:
+        """Adds one step's metrics to the open window: means over a batch that weighs `weight`."""
+        self.window.add(metrics, weight)
+
+    def close(self, progress: Progress, *, learning_rate: Any = None, closed_by: str | None = None) -> Record:
+        """Closes the open window at `progress` and appends its record."""
+        record = Record(
+            kind="train",
+            step=progress.step,
+            examples=progress.examples,
+            epoch=progress.examples / self._epoch_examples if self._epoch_examples else None,
+            metrics=self.window.means(),
+            window=(self.window.start, progress.step),
+            learning_rate=plain_number(learning_rate),
+            closed_by=closed_by,
+            nonfinite=dict(self.window.nonfinite),
+        )
+        self.append([record])
+        self.window = Window(start=progress.step)
+        return record
+
+    def resume(self, manifest: Manifest | None, orphans: str) -> int:
+        """Goes back to where `manifest` vouches for the log, or to its beginning; what is later goes to `orphans`.
+
+        Returns:
+          How many bytes were cut.
+
+        Raises:
+          Unusable: the log does not hold what the manifest says.
+        """
+        files, path = self.directory.files, self.directory.metrics
+        data = files.read(path) if files.exists(path) else b""
+        vouched = manifest.log if manifest else LogPosition(0, 0, "")
+        kept, cut = data[: vouched.bytes], data[vouched.bytes :]
+        digest = hashlib.sha256(kept)
+        if manifest and digest.hexdigest() != vouched.sha256:
+            raise Unusable(
+                f"{path} is not what checkpoint {manifest.step} vouches for: {first_bad_record(self.directory, data)}; "
+                "put the original file back, or start again in another run_dir"
+            )
+        if cut:
+            # First the copy, then the cut: a kill in between repeats both.
+            files.make_directory(orphans)
+            files.write(os.path.join(orphans, "metrics.jsonl"), cut)
+            files.sync_directory(orphans)
+            files.truncate(path, len(kept))
+        self._records, self._bytes, self._digest = vouched.records, len(kept), digest
+        if manifest:
+            self._recall(manifest)
+        return len(cut)
+
+    def _note(self, records: Sequence[Record]) -> None:
+        for record in records:
+            if record.kind == "train":
+                self.last_train = record
+            else:
+                self.last_evaluations[record.split or ""] = record
+
+    def _recall(self, manifest: Manifest) -> None:
+        """What `_note` knew when `manifest` was written."""
+        self.window = Window.from_json(manifest.open_window)
+        if manifest.train:
+            start, end = manifest.train["window"]
+            self.last_train = Record("train", end, 0, None, manifest.train["metrics"], window=(start, end))
+        self.last_evaluations = {
+            split: Record("eval", known["step"], 0, None, known["metrics"], split=split, weights=known["weights"])
+            for split, known in manifest.eval.items()
+        }
+
+
+def read_records(directory: RunDirectory) -> list[Record]:
+    """Every whole record of the log; an unterminated last line is ignored."""
+    if not directory.files.exists(directory.metrics):
+        return []
+    data = directory.files.read(directory.metrics)
+    return [Record.parse(line) for line in data[: data.rfind(b"\n") + 1].splitlines()]
+
+
+def first_bad_record(directory: RunDirectory, data: bytes) -> str:
+    """Names the first record of `data` that cannot be right, as closely as the manifests in `directory` allow."""
+    verified = LogPosition(0, 0, "")
+    suspect: LogPosition | None = None
+    for step in sorted(directory.committed_steps()):
+        try:
+            position = Manifest.load(directory, step).log
+        except (OSError, ValueError):
+            continue
+        if hashlib.sha256(data[: position.bytes]).hexdigest() != position.sha256:
+            suspect = position
+            break
+        verified = position
+    end = suspect.bytes if suspect else len(data)
+    if len(data) < end:
+        return f"it ends after {len(data)} bytes where {end} are vouched for"
+    for number, line in enumerate(data[verified.bytes : end].splitlines(), start=verified.records + 1):
+        try:
+            whole = Record.parse(line).line() == line + b"\n"
+        except ValueError:
+            whole = False
+        if not whole:
+            return f"record {number} is no record as this program writes it"
+    last = suspect.records if suspect else data.count(b"\n")
+    if last == verified.records + 1:
+        return f"record {last} was changed"
+    return f"one of the records {verified.records + 1} to {last} was changed, added or removed"

@@ -1,0 +1,187 @@
+"""The manifest: the file that commits a checkpoint and says which records belong to it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from trainer.ledger.directory import FORMAT, RunDirectory
+from trainer.ledger.record import Record, compact_json
+
+RUN_REASONS = frozenset({"interval", "best", "condition", "final"})
+"""Reasons to save that follow from the run's own course."""
+TRANSIENT_REASONS = frozenset({"time", "auto", "signal", "request", "runtime"})
+"""Reasons to save that come from a clock, a signal or a person."""
+
+
+class BadManifest(ValueError):
+    """A manifest that does not parse, or that does not tell the truth about its checkpoint."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LogPosition:
+    """A prefix of the metric log: its lines, its bytes and their sha256."""
+
+    records: int
+    bytes: int
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True)
+class StateFile:
+    """One file of the checkpoint: its name, its size in bytes and its CRC-32 as eight hex digits."""
+
+    name: str
+    bytes: int
+    crc32: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """What is known of one checkpoint. The sections that are plain mappings are described in the contract."""
+
+    step: int
+    examples: int
+    epoch: float | None
+    run: str | None
+    """The id of the run that wrote it."""
+    reasons: tuple[str, ...]
+    attempt: int
+    parent: int | None
+    """The step of the checkpoint before it."""
+    files: tuple[StateFile, ...]
+    log: LogPosition
+    train: Mapping[str, Any] | None
+    open_window: Mapping[str, Any]
+    eval: Mapping[str, Any]
+    control: Mapping[str, Any]
+    data: Mapping[str, Any]
+
+    @property
+    def transient(self) -> bool:
+        """Whether only a clock, a signal or a person asked for it."""
+        return not RUN_REASONS.intersection(self.reasons)
+
+    @property
+    def size(self) -> int:
+        """Bytes in the checkpoint's files."""
+        return sum(file.bytes for file in self.files)
+
+    def to_json(self) -> dict[str, Any]:
+        """The manifest as the object that is written."""
+        return {
+            "format": FORMAT,
+            "step": self.step,
+            "examples": self.examples,
+            "epoch": self.epoch,
+            "run": self.run,
+            "reasons": list(self.reasons),
+            "transient": self.transient,
+            "attempt": self.attempt,
+            "parent": self.parent,
+            "files": [dataclasses.asdict(file) for file in self.files],
+            "log": dataclasses.asdict(self.log),
+            "train": self.train,
+            "open_window": dict(self.open_window),
+            "eval": dict(self.eval),
+            "control": dict(self.control),
+            "data": dict(self.data),
+        }
+
+    def encode(self) -> bytes:
+        """The content of `manifest.json`."""
+        return compact_json(self.to_json()).encode() + b"\n"
+
+    @classmethod
+    def parse(cls, data: bytes) -> Manifest:
+        """The manifest that `data` holds.
+
+        Raises:
+          BadManifest: it is not JSON, of another format, or lacks what a resume needs.
+        """
+        try:
+            value = json.loads(data)
+        except ValueError as error:
+            raise BadManifest(f"its manifest is not JSON: {error}") from error
+        try:
+            if value["format"] != FORMAT:
+                raise BadManifest(f"its manifest has format {value['format']}; this version reads format {FORMAT}")
+            return cls(
+                step=_count(value, "step"),
+                examples=_count(value, "examples"),
+                epoch=value.get("epoch"),
+                run=value.get("run"),
+                reasons=tuple(value["reasons"]),
+                attempt=_count(value, "attempt"),
+                parent=value["parent"],
+                files=tuple(
+                    StateFile(str(file["name"]), _count(file, "bytes"), str(file["crc32"])) for file in value["files"]
+                ),
+                log=LogPosition(
+                    _count(value["log"], "records"), _count(value["log"], "bytes"), str(value["log"]["sha256"])
+                ),
+                train=value["train"],
+                open_window=dict(value["open_window"]),
+                eval=dict(value["eval"]),
+                control=dict(value["control"]),
+                data=dict(value["data"]),
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise BadManifest(f"its manifest lacks or garbles {error}") from error
+
+    @classmethod
+    def load(cls, directory: RunDirectory, step: int) -> Manifest:
+        """The manifest of the checkpoint of `step`, checked against the name and the sizes of its files.
+
+        Raises:
+          BadManifest: it does not parse or does not fit what is there.
+          OSError: it cannot be read.
+        """
+        manifest = cls.parse(directory.files.read(directory.manifest(step)))
+        if manifest.step != step:
+            raise BadManifest(f"its manifest is that of step {manifest.step}")
+        if not manifest.files:
+            raise BadManifest("its manifest names no files")
+        for file in manifest.files:
+            path = f"{directory.checkpoint(step)}/{file.name}"
+            if "/" in file.name or not directory.files.exists(path):
+                raise BadManifest(f"{file.name} is missing")
+            size = directory.files.size(path)
+            if size != file.bytes:
+                raise BadManifest(f"{file.name} has {size} bytes; its manifest says {file.bytes}")
+        return manifest
+
+
+def train_relation(record: Record | None, step: int) -> dict[str, Any] | None:
+    """How the checkpoint of `step` relates to the newest train record: the window it averages, and how far back."""
+    if record is None or record.window is None:
+        return None
+    return {
+        "relation": "window",
+        "window": list(record.window),
+        "lag": step - record.step,
+        "metrics": dict(record.metrics),
+    }
+
+
+def eval_relation(records: Mapping[str, Record], step: int) -> dict[str, Any]:
+    """How the checkpoint of `step` relates to the newest evaluation of each split: `exact`, or `earlier` weights."""
+    return {
+        split: {
+            "relation": "exact" if record.step == step else "earlier",
+            "step": record.step,
+            "age": step - record.step,
+            "weights": record.weights,
+            "metrics": dict(record.metrics),
+        }
+        for split, record in sorted(records.items())
+    }
+
+
+def _count(value: Mapping[str, Any], key: str) -> int:
+    number = value[key]
+    if type(number) is not int or number < 0:
+        raise BadManifest(f"its manifest has {key}={number!r}; expected a count")
+    return number

@@ -1,0 +1,124 @@
+"""The record: one line of the metric log."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+Number = float | None  # None: the value was not finite
+
+
+def plain_number(value: Any) -> Number:
+    """`value` as the float that is written: float32 by its own shortest form, a non-finite value as None."""
+    if value is None or not math.isfinite(value):
+        return None
+    if isinstance(value, np.float32):
+        return float(str(value))
+    return float(value)
+
+
+def ordered_metrics(metrics: Mapping[str, Any]) -> dict[str, Number]:
+    """`metrics` as they are written: the loss first, then by name."""
+    names = sorted(metrics, key=lambda name: (name != "loss", name))
+    return {name: plain_number(metrics[name]) for name in names}
+
+
+def compact_json(value: Any) -> str:
+    """`value` as one line of JSON without spaces; a NaN in it is a bug, and raises."""
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """One line of `metrics.jsonl`: either a train window or an evaluation.
+
+    Fields keep the order in which they are written; an optional one that is None, zero or empty is left out.
+    """
+
+    kind: str
+    """`train` or `eval`."""
+    step: int
+    """Optimizer updates attempted: the end of the window, or the step of the weights that were evaluated."""
+    examples: int
+    """Training examples consumed up to `step`."""
+    epoch: float | None
+    """`examples` / epoch_examples; None when the data has no length and no `epoch_examples` was given."""
+    metrics: Mapping[str, Number]
+    """Means, the loss first; None where the mean was not finite."""
+    window: tuple[int, int] | None = None
+    """Train only: (a, b], the steps a+1 … b whose values are averaged."""
+    split: str | None = None
+    """Evaluation only: the name of the split."""
+    weights: str | None = None
+    """Evaluation only: `raw`, or `ema` for averaged weights."""
+    learning_rate: Number | Mapping[str, Number] = None
+    """Train only: the learning rate of the last update; by optimizer's name where there are several."""
+    closed_by: str | None = None
+    """Train only: `end` or `save` when something other than the log cadence closed the window."""
+    skipped: int = 0
+    """Train only: updates skipped in the window because they were not finite."""
+    nonfinite: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    """For each metric with a non-finite value: in how many batches."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as the object that is written, its keys in the order of the contract."""
+        value: dict[str, Any] = {"kind": self.kind, "step": self.step, "examples": self.examples, "epoch": self.epoch}
+        if self.kind == "train":
+            value["window"] = list(self.window or ())
+        else:
+            value["split"] = self.split
+            value["weights"] = self.weights
+        value["metrics"] = dict(self.metrics)
+        if self.kind == "train":
+            rate = self.learning_rate
+            value["learning_rate"] = dict(rate) if isinstance(rate, Mapping) else rate
+        if self.closed_by:
+            value["closed_by"] = self.closed_by
+        if self.skipped:
+            value["skipped"] = self.skipped
+        if self.nonfinite:
+            value["nonfinite"] = dict(self.nonfinite)
+        return value
+
+    def line(self) -> bytes:
+        """The record as its line of the log, newline included."""
+        return compact_json(self.to_json()).encode() + b"\n"
+
+    @classmethod
+    def parse(cls, line: bytes | str) -> Record:
+        """The record of one line.
+
+        Raises:
+          ValueError: the line is not JSON, or not a record.
+        """
+        value = json.loads(line)
+        try:
+            kind = value["kind"]
+            if kind not in ("train", "eval"):
+                raise ValueError(f"kind is {kind!r}; expected 'train' or 'eval'")
+            return cls(
+                kind=kind,
+                step=int(value["step"]),
+                examples=int(value["examples"]),
+                epoch=value["epoch"],
+                metrics=dict(value["metrics"]),
+                window=(int(value["window"][0]), int(value["window"][1])) if kind == "train" else None,
+                split=value["split"] if kind == "eval" else None,
+                weights=value["weights"] if kind == "eval" else None,
+                learning_rate=value.get("learning_rate"),
+                closed_by=value.get("closed_by"),
+                skipped=int(value.get("skipped", 0)),
+                nonfinite=dict(value.get("nonfinite", {})),
+            )
+        except (KeyError, TypeError, IndexError, AttributeError) as error:
+            raise ValueError(f"not a record: {error!r}") from error
+
+    def named_metrics(self) -> dict[str, Number]:
+        """The metrics under the names used by `--monitor` and the tools: `train/loss`, `validation/loss`."""
+        prefix = "train" if self.kind == "train" else self.split
+        return {f"{prefix}/{name}": value for name, value in self.metrics.items()}

@@ -1,0 +1,95 @@
+"""`python -m trainer.main --flags`: trains; the same command resumes."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import typing
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from absl import flags
+
+from trainer.command import new_flags, parse, run_command
+from trainer.errors import ConfigError
+from trainer.process.quiet import quiet_start
+from trainer.process.signals import stop_requests
+from trainer.run.config import Config
+
+if TYPE_CHECKING:
+    from trainer.run.trainer import Result
+
+USAGE = "python -m trainer.main [--flags]"
+ABOUT = """Trains an experiment in a run directory; the same command resumes it. Durations are written as 1000steps,
+1e6examples, 2.5epochs, 90s or 1/15run; a cadence is one of them, several joined by commas, or never."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Trains as the command line says; returns the exit code."""
+    values = new_flags()
+    flags.DEFINE_string(
+        "experiment", "digits", "a file in experiments/, or package.module:Experiment", flag_values=values
+    )
+    flags.DEFINE_multi_string("set", [], "NAME=VALUE of a field of the experiment; repeatable", flag_values=values)
+    define_config_flags(values)
+    if parse(argv, values, usage=USAGE, about=ABOUT) is None:
+        return 0
+    # From here on a signal is noted and not lost, through the seconds that TensorFlow's import takes.
+    with stop_requests() as request:
+        settings = dict(map(_setting, values["set"].value or ()))
+        with quiet_start():
+            import tensorflow as tf
+
+            tf.config.list_physical_devices()
+        from trainer.run.catalog import find_experiment
+        from trainer.run.experiment import make_experiment
+        from trainer.run.trainer import Trainer
+
+        experiment = make_experiment(find_experiment(str(values["experiment"].value)), settings)
+        options = {
+            item.name: values[item.name].value for item in dataclasses.fields(Config) if values[item.name].present
+        }
+        result = Trainer(experiment, stop_request=request, **options).run()
+    if not (result.reason == "dry run" or values["progress"].value == "never"):
+        print("\n".join(_closing_lines(result)))
+    return result.exit_code
+
+
+def define_config_flags(values: flags.FlagValues) -> None:
+    """Defines one flag for each field of the configuration."""
+    hints = typing.get_type_hints(Config)
+    for item in dataclasses.fields(Config):
+        text = item.metadata["help"]
+        if item.metadata["choices"]:
+            text += f" ({', '.join(item.metadata['choices'])})"
+        kinds = typing.get_args(hints[item.name]) or (hints[item.name],)
+        define: Any = flags.DEFINE_string
+        if bool in kinds:
+            define = flags.DEFINE_boolean
+        elif int in kinds:
+            define = flags.DEFINE_integer
+        define(item.name, item.default, text, flag_values=values)
+
+
+def _setting(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise ConfigError(f"set={text} sets nothing; expected --set NAME=VALUE")
+    return name, value
+
+
+def _closing_lines(result: Result) -> list[str]:
+    """Where the run is, its best and its last checkpoint, and what shows them."""
+    epoch = "" if result.epoch is None else f", epoch {result.epoch:.4g}"
+    lines = [f"{result.reason} at step {result.step}{epoch} in {result.run_dir}"]
+    if result.best:
+        there = f"  {result.best.path}" if os.path.isdir(result.best.path) else "  (not kept)"
+        lines.append(f"best   step {result.best.step}  {result.monitor} {result.best.value:.4g}{there}")
+    if result.last:
+        lines.append(f"last   step {result.last.step}  {result.last.path}")
+    lines.append(f"show   python -m trainer.status {result.run_dir}")
+    return lines
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,110 @@
+"""Adam: steps scaled by running moments of the gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from trainer.errors import ConfigError
+from trainer.optim.optimizer import Optimizer, zeros_like
+from trainer.optim.schedules import Schedule
+
+
+class Adam(Optimizer):
+    """Adam of D. P. Kingma and J. Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015.
+
+    Update t = `iterations` + 1 with gradient g and learning rate η computes, moments m and v starting at 0:
+
+        m ← m + (1 − β₁)·(g − m)
+        v ← v + (1 − β₂)·(g² − v)
+        θ ← θ − η·√(1 − β₂ᵗ) / (1 − β₁ᵗ) · m / (√v + ε)
+
+    This is the paper's second form, before its section 2.1, whose epsilon is "ε hat": it is added before the bias is
+    corrected, and so weighs like an ε of ε / √(1 − β₂ᵗ) in the paper's Algorithm 1.
+
+    Attributes:
+      first_moment: The slots m, one for each variable.
+      second_moment: The slots v.
+    """
+
+    first_moment: list[tf.Variable]
+    second_moment: list[tf.Variable]
+
+    def __init__(
+        self,
+        learning_rate: float | Schedule,
+        *,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        epsilon: float = 1e-8,
+        name: str | None = None,
+    ):
+        """Constructs the optimizer.
+
+        Args:
+          learning_rate: η, a number or a schedule.
+          beta1: β₁, in [0, 1).
+          beta2: β₂, in [0, 1).
+          epsilon: ε, positive.
+          name: Name of the module.
+
+        Raises:
+          ConfigError: an argument is out of its range.
+        """
+        super().__init__(learning_rate, name=name)
+        for symbol, beta in (("beta1", beta1), ("beta2", beta2)):
+            if not 0.0 <= beta < 1.0:
+                raise ConfigError(f"{type(self).__name__}: {symbol} is {beta!r}; give a number in [0, 1)")
+        if not epsilon > 0.0:
+            raise ConfigError(f"{type(self).__name__}: epsilon is {epsilon!r}; give a positive number")
+        self._beta1, self._beta2, self._epsilon = beta1, beta2, epsilon
+
+    def _create_slots(self, variables: Sequence[tf.Variable]) -> None:
+        for variable in variables:
+            self._check_precision(variable)
+        self.first_moment = zeros_like(variables, "first_moment")
+        self.second_moment = zeros_like(variables, "second_moment")
+
+    def _scalars(self, rate: tf.Tensor, dtype: tf.DType) -> dict[str, Any]:
+        count = tf.cast(self.iterations + 1, tf.float64)
+        # Powers of the betas as the kernel rounds them, or the correction would not undo the decay: in bfloat16 0.99
+        # is 0.988. Taken in float64, because powers taken in float32 differ between a graph and XLA.
+        beta1, beta2 = _rounded(self._beta1, dtype), _rounded(self._beta2, dtype)
+        return {
+            "beta1_power": tf.cast(tf.pow(tf.constant(beta1, tf.float64), count), dtype),
+            "beta2_power": tf.cast(tf.pow(tf.constant(beta2, tf.float64), count), dtype),
+            "lr": tf.cast(rate, dtype),
+            "beta1": tf.constant(beta1, dtype),
+            "beta2": tf.constant(beta2, dtype),
+            "epsilon": tf.constant(self._epsilon, dtype),
+        }
+
+    def _update(self, position: int, variable: tf.Variable, gradient: tf.Tensor, scalars: dict[str, Any]) -> None:
+        tf.raw_ops.ResourceApplyAdam(
+            var=variable.handle,
+            m=self.first_moment[position].handle,
+            v=self.second_moment[position].handle,
+            grad=gradient,
+            **scalars,
+        )
+
+    def _check_precision(self, variable: tf.Variable) -> None:
+        # Unnoticed, β = 1 would stop the training of a bfloat16 variable, and ε = 0 divide 0 by 0 in a float16 one.
+        dtype, kind = tf.as_dtype(variable.dtype), type(self).__name__
+        for symbol, beta in (("beta1", self._beta1), ("beta2", self._beta2)):
+            if _rounded(beta, dtype) == 1.0:
+                raise ConfigError(
+                    f"{kind}: {symbol} {beta!r} is 1 in {dtype.name}, the type of {variable.name!r}; "
+                    "give a smaller one or keep the variable in float32"
+                )
+        if _rounded(self._epsilon, dtype) == 0.0:
+            raise ConfigError(
+                f"{kind}: epsilon {self._epsilon!r} is 0 in {dtype.name}, the type of {variable.name!r}; "
+                "give a larger one or keep the variable in float32"
+            )
+
+
+def _rounded(value: float, dtype: tf.DType) -> float:
+    return float(dtype.as_numpy_dtype(value))

@@ -1,0 +1,136 @@
+"""Putting a run together: everything that exists before the first step, and touches no file."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from trainer.data import Source
+from trainer.errors import ConfigError
+from trainer.ledger.run_info import RunInfo
+from trainer.run import machine
+from trainer.run.config import Config
+from trainer.run.decide import Best, choose_monitor
+from trainer.run.evaluate import Evaluator
+from trainer.run.experiment import Experiment, parameters
+from trainer.run.program import Program
+from trainer.run.state import TrainState
+from trainer.timeline.schedule import Schedule
+
+JIT_PARAMETERS = 2_000_000
+"""`--jit=auto` compiles models of fewer parameters: beyond, XLA's own kernels can be slower than TensorFlow's."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Assembly:
+    """The parts of one run, built and traced."""
+
+    experiment: Experiment
+    config: Config
+    source: Source
+    state: TrainState
+    program: Program
+    evaluators: Mapping[str, Evaluator]
+    schedule: Schedule
+    best: Best
+    info: RunInfo
+    """What identifies the run that is asked for."""
+
+
+def assemble(experiment: Experiment, config: Config, *, name: str, known: RunInfo | None) -> Assembly:
+    """Builds the model, the data, the compiled programs and the schedule.
+
+    Args:
+      experiment: what is trained.
+      config: how.
+      name: what the experiment is called in `run.json`.
+      known: the run that the directory holds, whose automatic choices stand.
+
+    Raises:
+      ConfigError: any of it does not fit.
+    """
+    deterministic = machine.configure(threads=config.threads, deterministic=config.deterministic)
+    source, splits = _sources(experiment)
+    schedule, best = _schedule(config, source, splits)
+    state = TrainState(experiment, config.seed)
+    jit = _choose_jit(config, state, source, known)
+    program = Program(experiment, state, source, seed=config.seed, jit=jit == "chunk")
+    evaluators = {
+        split: Evaluator(experiment, state.model, data, split=split, seed=config.seed, jit=jit == "chunk")
+        for split, data in splits.items()
+        if config.eval_every != "never"
+    }
+    for evaluator in evaluators.values():
+        evaluator.build()
+    info = RunInfo(
+        experiment=name,
+        parameters=parameters(experiment),
+        seed=config.seed,
+        jit=jit,
+        deterministic=deterministic,
+        threads=machine.thread_counts(),
+        machine=machine.describe_machine(),
+        versions=machine.versions(),
+        data={
+            split: {
+                "mode": data.mode,
+                "fingerprint": data.fingerprint,
+                "examples": data.examples,
+                "batch_size": data.batch_size,
+                "shuffle": data.shuffle,
+                "last": data.last,
+            }
+            for split, data in {"train": source, **splits}.items()
+        },
+        epoch_examples=schedule.epoch_examples,
+        clock_in_log=config.clock_in_log,
+    )
+    return Assembly(experiment, config, source, state, program, evaluators, schedule, best, info)
+
+
+def _sources(experiment: Experiment) -> tuple[Source, dict[str, Source]]:
+    kind = type(experiment).__name__
+    source = experiment.train_data()
+    if not isinstance(source, Source):
+        raise ConfigError(f"{kind}.train_data() returned {type(source).__name__}; expected a trainer.data source")
+    splits = experiment.eval_data()
+    if not isinstance(splits, Mapping) or not all(isinstance(split, Source) for split in splits.values()):
+        raise ConfigError(f"{kind}.eval_data() returned {type(splits).__name__}; expected sources by the split's name")
+    if "train" in splits:
+        raise ConfigError(f"{kind}.eval_data() names a split 'train', which the train records are called; rename it")
+    return source, dict(splits)
+
+
+def _schedule(config: Config, source: Source, splits: Mapping[str, Source]) -> tuple[Schedule, Best]:
+    if config.train_for is None:
+        raise ConfigError("train_for is not set; say how long to train, such as --train_for=10epochs")
+    evaluates = config.eval_every != "never" and bool(splits)
+    best = Best(choose_monitor(config.monitor, splits, evaluates=evaluates), mode=config.mode, keep=config.keep_best)
+    schedule = Schedule(
+        train_for=config.train_for,
+        log_every=config.log_every,
+        eval_every=config.eval_every if splits else "never",
+        save_every=config.save_every,
+        reconcile=config.reconcile,
+        batch_size=source.batch_size,
+        data_examples=source.examples,
+        last=source.last,
+        epoch_examples=config.epoch_examples,
+        clock_in_log=config.clock_in_log,
+        log_is_boundary=best.monitor.startswith("train/") and config.keep_best > 0,
+        marks=config.profile_steps() or (),
+    )
+    return schedule, best
+
+
+def _choose_jit(config: Config, state: TrainState, source: Source, known: RunInfo | None) -> str:
+    """The fixed rule of `--jit=auto`. It never measures: the choice changes the bits."""
+    if config.jit != "auto":
+        return config.jit
+    if known is not None:
+        return known.jit
+    modules: tuple[Any, ...] = (state.model, *state.model.submodules)
+    guest = any(type(module).__module__.startswith(("keras.", "tf_keras.")) for module in modules)
+    small = state.parameters() < JIT_PARAMETERS
+    return "chunk" if source.mode == "indexed" and small and not guest else "none"

@@ -1,0 +1,135 @@
+"""The configuration: one dataclass that is the command line's flags, the `Trainer`'s arguments and their documentation."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from trainer.errors import ConfigError
+from trainer.run.experiment import FREE, REFUSE, WARN
+from trainer.timeline.duration import SECOND, Duration
+from trainer.timeline.schedule import RECONCILE_MODES
+
+
+def _option(default: Any, help: str, *, on_resume: str = FREE, choices: tuple[str, ...] = ()) -> Any:
+    return dataclasses.field(default=default, metadata={"help": help, "on_resume": on_resume, "choices": choices})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """Everything about a run that is not the experiment's. Durations and cadences are text, such as `100steps`.
+
+    Raises:
+      ConfigError: a value that is no choice, or two that contradict each other.
+    """
+
+    run_dir: str | None = _option(None, "where the run is kept; by default runs/EXPERIMENT")
+    train_for: str | None = _option(
+        None, "how long to train: 1000steps, 1e6examples, 10epochs, 2h, or several by comma"
+    )
+    epoch_examples: int | None = _option(
+        None, "examples an epoch; by default the length of the training data", on_resume=WARN
+    )
+    log_every: str = _option("100steps", "how often a train record closes its window", on_resume=WARN)
+    eval_every: str = _option("1epoch", "how often the eval splits are evaluated", on_resume=WARN)
+    eval_at_start: bool = _option(False, "evaluate before the first step too", on_resume=WARN)
+    save_every: str = _option("1epoch", "how often a checkpoint is saved; seconds are welcome", on_resume=WARN)
+    reconcile: str = _option(
+        "carry",
+        "what a save inside a window does: carry it in the checkpoint, flush it to the log, or align the save with it",
+        on_resume=WARN,
+        choices=RECONCILE_MODES,
+    )
+    clock_in_log: bool = _option(
+        False, "allow seconds in log_every and eval_every: the log then depends on a clock", on_resume=WARN
+    )
+    keep_last: int = _option(3, "how many of the newest checkpoints are kept, transient ones not counted")
+    keep_best: int = _option(
+        1, "how many of the best checkpoints are saved and kept; 0 saves none, and still tells the best", on_resume=WARN
+    )
+    monitor: str | None = _option(
+        None,
+        "the metric that says which checkpoint is best; by default validation/loss, else the first split's loss, "
+        "else train/loss",
+        on_resume=WARN,
+    )
+    mode: str = _option(
+        "auto", "whether the monitored metric is to be small or large", on_resume=WARN, choices=("auto", "min", "max")
+    )
+    resume: str = _option(
+        "auto",
+        "auto resumes when there is a checkpoint; must refuses to start without one; never refuses when there is one",
+        choices=("auto", "must", "never"),
+    )
+    seed: int = _option(17, "the seed of the weights, the order of the examples and all randomness", on_resume=REFUSE)
+    deterministic: str = _option(
+        "auto",
+        "have TensorFlow use deterministic operations only; auto: on when there is a GPU",
+        on_resume=WARN,
+        choices=("auto", "true", "false"),
+    )
+    threads: int = _option(0, "TensorFlow's threads, within and between operations; 0: its own default", on_resume=WARN)
+    jit: str = _option(
+        "auto",
+        "compile the whole chunk with XLA, or nothing; auto: chunk for in-memory data and a model of less than "
+        "2 million parameters without Keras layers",
+        on_resume=WARN,
+        choices=("auto", "none", "chunk"),
+    )
+    tick: str = _option("1s", "how long the compiled chunk runs at most before signals and clocks are looked at")
+    orphans_keep: int = _option(2, "of how many attempts the cut records and damaged checkpoints are kept")
+    profile: str | None = _option(None, "write a TensorFlow profile of some steps, such as 100..120steps")
+    progress: str = _option(
+        "auto",
+        "bar, one plain line a record, or never; auto: the bar on a terminal",
+        choices=("auto", "bar", "plain", "never"),
+    )
+    dry_run: bool = _option(False, "print the plan and stop")
+
+    def __post_init__(self) -> None:
+        for item in dataclasses.fields(self):
+            value, choices = getattr(self, item.name), item.metadata["choices"]
+            if choices and value not in choices:
+                raise ConfigError(f"{item.name}={value} is no choice; expected one of {', '.join(choices)}")
+        for name, least in (("keep_last", 1), ("keep_best", 0), ("threads", 0), ("orphans_keep", 0)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name}={getattr(self, name)} is too small; expected {least} or more")
+        self.tick_seconds()
+        self.profile_steps()
+
+    def tick_seconds(self) -> float:
+        """The tick in seconds."""
+        tick = Duration.parse(self.tick)
+        if tick.unit != SECOND:
+            raise ConfigError(f"tick={self.tick} is no time; expected seconds, such as 1s or 0.5s")
+        return float(tick.number)
+
+    def profile_steps(self) -> tuple[int, int] | None:
+        """The steps between which a profile is taken; None for no profile."""
+        if self.profile is None:
+            return None
+        match = re.fullmatch(r"(\d+)\.\.(\d+)(?:steps?)?", self.profile)
+        if not match or not int(match[1]) < int(match[2]):
+            raise ConfigError(f"profile={self.profile} is no range of steps; expected FROM..TO, such as 100..120steps")
+        return int(match[1]), int(match[2])
+
+
+def make_config(options: Mapping[str, Any], suggested: Mapping[str, Any]) -> Config:
+    """The configuration with what the user set, then what the experiment suggests, then the defaults.
+
+    Raises:
+      ConfigError: an unknown name, or a value that the configuration refuses.
+    """
+    known = {item.name for item in dataclasses.fields(Config)}
+    for origin, names in (("the trainer has", options), ("the experiment suggests", suggested)):
+        for name in names:
+            if name not in known:
+                raise ConfigError(f"{origin} no option {name!r}; expected one of {', '.join(sorted(known))}")
+    # A library call may give a cadence as a bare number of steps.
+    texts = {"train_for", "log_every", "eval_every", "save_every", "tick"}
+    given: dict[str, Any] = {**suggested, **options}
+    for name in texts & given.keys():
+        given[name] = None if given[name] is None else str(given[name])
+    return Config(**given)

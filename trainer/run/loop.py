@@ -1,0 +1,280 @@
+"""The loop: chunks of steps, and what happens between them, in one order."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+
+from trainer.checkpoint.store import CheckpointStore
+from trainer.errors import EXIT_DONE, Diverged
+from trainer.ledger.journal import Journal
+from trainer.ledger.log import MetricLog
+from trainer.ledger.manifest import RUN_REASONS, Manifest
+from trainer.ledger.record import Record
+from trainer.process.signals import StopRequest
+from trainer.run.assembly import Assembly
+from trainer.run.pace import Pace
+from trainer.run.profile import Profile
+from trainer.run.program import MAX_CLOSES, Row
+from trainer.run.records import eval_record, open_window, train_record
+from trainer.timeline.cadence import Progress
+from trainer.timeline.schedule import EVALUATION, FLUSH
+from trainer.views.progress import Progress as ProgressView
+from trainer.views.tensorboard import EventWriter
+
+_SYNC_SECONDS = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Stop:
+    """Why the loop ended, and what the process exits with."""
+
+    reason: str
+    exit_code: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Outlets:
+    """Where the loop's results go."""
+
+    log: MetricLog
+    store: CheckpointStore
+    journal: Journal
+    events: EventWriter
+    view: ProgressView
+    profile: Profile
+    on_record: Callable[[Record], None] | None
+
+
+class Loop:
+    """Trains from where the state stands until something says stop.
+
+    Args:
+      parts: the programs, the schedule and the decision.
+      outlets: where records, checkpoints and messages go.
+      stop_request: becomes true when a signal asks to stop.
+      resumed: the checkpoint that the state was restored from, if any.
+    """
+
+    def __init__(
+        self, parts: Assembly, outlets: Outlets, stop_request: StopRequest, *, resumed: Manifest | None
+    ) -> None:
+        self._parts = parts
+        self._to = outlets
+        self._stop_request = stop_request
+        self._pace = Pace(parts.config.tick_seconds())
+        self._evaluation_pace = Pace(parts.config.tick_seconds())
+        self._undecided: list[Record] = []
+        self._undelivered: list[Record] = []
+        self._synced = self._began = time.monotonic()
+        if resumed is None:
+            self._now = Progress()
+            self._window_start = 0
+            self._pending = frozenset({EVALUATION} if parts.config.eval_at_start and parts.evaluators else ())
+        else:
+            control = resumed.control
+            self._now = Progress(resumed.step, resumed.examples, control["cadence"]["seconds"])
+            self._window_start = resumed.open_window["from"]
+            self._pending = frozenset(control["pending"])
+            parts.best.restore(control["best"])
+        self._before = self._now
+        self._began -= self._now.seconds
+        self._open: Row | None = None
+
+    @property
+    def progress(self) -> Progress:
+        """Where the run is."""
+        return self._now
+
+    def run(self) -> Stop:
+        """Runs chunks of steps and the boundaries between them::
+
+            while not stopped:
+                until = schedule.next_boundary(...)         # cut by the tick
+                rows  = program.run(until, closes)          # windows close inside
+                log.append(rows)
+                at a boundary, always in this order:  EVAL  DECIDE  SAVE  STOP
+
+        Raises:
+          Diverged: a loss or a weight is not finite.
+          Unwritable: the log or a checkpoint could not be written.
+        """
+        schedule = self._parts.schedule
+        stop = None
+        if self._pending:
+            stop = self._boundary()
+        elif schedule.finished(self._now):
+            stop = Stop("nothing to do", EXIT_DONE)
+        while stop is None:
+            boundary = bool(self._stop_request) or self._run_chunk()
+            due = schedule.due(self._before, self._now, pending=self._pending)
+            if boundary or due.save or due.stop or due.log or due.evaluate or self._stop_request:
+                stop = self._boundary()
+            elif time.monotonic() - self._synced > _SYNC_SECONDS:
+                self._sync()
+        self._sync()
+        return stop
+
+    def _boundary(self) -> Stop | None:
+        """What happens at a boundary, in the order of the contract::
+
+        EVAL    if due   -> eval records, measured on the weights of this step
+        DECIDE  best: a pure fold over the records up to here
+        SAVE    if any reason holds -> records fsynced, then the checkpoint committed
+        STOP    target reached, or a signal
+        """
+        now, request = self._now, self._stop_request
+        due = self._parts.schedule.due(self._before, now, pending=self._pending)
+        self._before, self._pending = now, due.pending
+        self._to.profile.at(now.step)
+        if due.log and self._window_start != now.step:
+            self._close_window(due.closed_by)
+
+        if due.evaluate and not self._evaluate():
+            self._pending |= {EVALUATION}
+
+        is_best = self._decide()
+
+        reasons = [*due.save, *(["best"] if is_best else []), *(["signal"] if request else [])]
+        if reasons and not self._saved_already():
+            self._save(reasons)
+
+        if request:
+            self._to.journal.write("signal", signal=str(request.signal and request.signal.name), step=now.step)
+            return Stop("interrupted" if request.exit_code == 130 else "preempted", request.exit_code)
+        return Stop("target reached", EXIT_DONE) if due.stop else None
+
+    def _run_chunk(self) -> bool:
+        """Trains to the next boundary or for a tick, logs the windows that closed, and says whether at a boundary."""
+        parts = self._parts
+        chunk = parts.schedule.next_chunk(
+            self._now, pending=self._pending, max_steps=self._pace.steps, max_closes=MAX_CLOSES
+        )
+        started = time.monotonic()
+        advance = parts.program.run(chunk.until, [step for step, _ in chunk.closes])
+        finished = time.monotonic()
+        self._pace.learn(chunk.until - self._now.step, finished - started)
+        closed_by = dict(chunk.closes)
+        self._append([self._train_record(row, closed_by[row.step]) for row in advance.rows])
+        self._open = advance.open
+        self._now = Progress(advance.open.step, advance.open.examples, finished - self._began)
+        if not advance.finite:
+            raise Diverged(
+                f"the loss is not finite at step {self._now.step}; {self._newest()} stays the newest checkpoint: "
+                "lower the learning rate or look at the data of that step"
+            )
+        save = parts.schedule.next_boundary(self._now, pending=self._pending)
+        self._to.view.update(
+            step=self._now.step,
+            epoch=parts.schedule.epoch(self._now.examples),
+            examples=self._now.examples,
+            next_save=None if save is None else f"step {save}",
+        )
+        return chunk.boundary
+
+    def _evaluate(self) -> bool:
+        """Evaluates every split; returns whether it came to the end."""
+        parts, records = self._parts, []
+        started = time.monotonic()
+        for split, evaluator in parts.evaluators.items():
+            measured = evaluator.run(self._evaluation_pace, lambda: bool(self._stop_request))
+            if measured is None:
+                return False
+            means, nonfinite = measured
+            records.append(
+                eval_record(
+                    means, nonfinite, split=split, experiment=parts.experiment, schedule=parts.schedule, now=self._now
+                )
+            )
+        self._append(records)
+        seconds = round(time.monotonic() - started, 6)
+        self._to.journal.write("evaluate", step=self._now.step, splits=list(parts.evaluators), seconds=seconds)
+        return True
+
+    def _decide(self) -> bool:
+        """Folds the new records into the decision; returns whether this step asks for a save of its own."""
+        entered = [self._parts.best.fold(record) for record in self._undecided]
+        self._undecided.clear()
+        return any(entered) and self._parts.config.keep_best > 0 and self._now.step in self._parts.best.steps
+
+    def _saved_already(self) -> bool:
+        latest = self._to.store.latest
+        return latest is not None and latest.step == self._now.step
+
+    def _save(self, reasons: Sequence[str]) -> None:
+        parts, now = self._parts, self._now
+        if not parts.state.all_finite():
+            raise Diverged(
+                f"a weight is not finite at step {now.step}; {self._newest()} stays the newest checkpoint: "
+                "lower the learning rate, or look at the data before that step"
+            )
+        flushes = parts.config.reconcile == FLUSH and RUN_REASONS.intersection(reasons)
+        if flushes and self._window_start != now.step:
+            self._close_window("save")
+        self._to.events.flush()
+        manifest = self._to.store.save(
+            now,
+            reasons=reasons,
+            epoch=parts.schedule.epoch(now.examples),
+            open_window=self._open_window(),
+            control={
+                "best": parts.best.to_json(),
+                "early_stop": {},
+                "cadence": {"seconds": now.seconds},
+                "pending": sorted(self._pending),
+            },
+            data={"mode": parts.source.mode, "fingerprint": parts.source.fingerprint},
+            best_steps=parts.best.steps if parts.config.keep_best else (),
+        )
+        self._to.view.message(f"saved step {manifest.step} ({', '.join(manifest.reasons)})")
+        self._deliver()
+
+    def _open_window(self) -> dict[str, object]:
+        if self._open is None:
+            # Closed by hand, or nothing has run since the resume.
+            self._open = self._parts.program.peek()
+        return open_window(
+            self._open, self._window_start, layout=self._parts.program.layout, experiment=self._parts.experiment
+        )
+
+    def _close_window(self, closed_by: str | None) -> None:
+        self._append([self._train_record(self._parts.program.close(), closed_by)])
+        self._open = None
+
+    def _train_record(self, row: Row, closed_by: str | None) -> Record:
+        parts = self._parts
+        record = train_record(
+            row,
+            layout=parts.program.layout,
+            experiment=parts.experiment,
+            schedule=parts.schedule,
+            start=self._window_start,
+            closed_by=closed_by,
+        )
+        self._window_start = row.step
+        return record
+
+    def _append(self, records: Sequence[Record]) -> None:
+        self._to.log.append(records)
+        self._to.events.add(records)
+        self._to.view.records(records)
+        self._undecided.extend(records)
+        self._undelivered.extend(records)
+
+    def _sync(self) -> None:
+        self._to.log.sync()
+        self._to.events.flush()
+        self._deliver()
+
+    def _deliver(self) -> None:
+        """Hands over the records that are durable now."""
+        self._synced = time.monotonic()
+        delivered, self._undelivered = self._undelivered, []
+        if self._to.on_record:
+            for record in delivered:
+                self._to.on_record(record)
+
+    def _newest(self) -> str:
+        latest = self._to.store.latest
+        return f"step {latest.step}" if latest else "none"

@@ -1,0 +1,82 @@
+"""The kind of machine that a run's last bits depend on."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import os
+import pathlib
+import platform
+import sys
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from trainer.errors import ConfigError
+
+
+def configure(*, threads: int, deterministic: str) -> bool:
+    """Sets TensorFlow's threads and determinism; returns whether operations are deterministic.
+
+    Raises:
+      ConfigError: TensorFlow has already run something with other threads.
+    """
+    if threads:
+        try:
+            tf.config.threading.set_inter_op_parallelism_threads(threads)
+            tf.config.threading.set_intra_op_parallelism_threads(threads)
+        except RuntimeError:
+            raise ConfigError(
+                f"threads={threads} comes too late: TensorFlow has already started; set it before the first operation"
+            ) from None
+    on = deterministic == "true" or (deterministic == "auto" and bool(tf.config.list_physical_devices("GPU")))
+    if on:
+        tf.config.experimental.enable_op_determinism()
+    return on
+
+
+def thread_counts() -> dict[str, int]:
+    """TensorFlow's threads; where it chooses by itself, the processors that it sees."""
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return {
+        "inter_op": tf.config.threading.get_inter_op_parallelism_threads() or processors,
+        "intra_op": tf.config.threading.get_intra_op_parallelism_threads() or processors,
+    }
+
+
+def describe_machine() -> dict[str, Any]:
+    """The processor, a digest of its instruction sets, and the devices."""
+    model, features = _processor()
+    devices = [
+        tf.config.experimental.get_device_details(device).get("device_name", device.device_type)
+        for device in tf.config.list_physical_devices()
+        if device.device_type != "CPU"
+    ]
+    return {
+        "platform": f"{platform.system()} {platform.machine()}",
+        "cpu": model,
+        "cpu_features": hashlib.sha256(features.encode()).hexdigest()[:16],
+        "devices": devices,
+    }
+
+
+def versions() -> dict[str, str]:
+    """The versions of what computes, and of this package."""
+    found = {"python": platform.python_version(), "numpy": np.__version__, "tensorflow": tf.__version__}
+    if "keras" in sys.modules:
+        found["keras"] = sys.modules["keras"].__version__
+    try:
+        found["checkpoint-trainer"] = importlib.metadata.version("checkpoint-trainer")
+    except importlib.metadata.PackageNotFoundError:
+        found["checkpoint-trainer"] = "not installed"
+    return found
+
+
+def _processor() -> tuple[str, str]:
+    """The processor's name and its features, as Linux tells them; elsewhere what Python knows."""
+    path = pathlib.Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    name = facts.get("model name") or platform.processor() or platform.machine()
+    return name, facts.get("flags") or facts.get("Features") or ""

@@ -1,0 +1,152 @@
+"""What a batch's loss contributes to a mean: sums and weights in float64."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from trainer.data import Batch
+from trainer.errors import ConfigError
+from trainer.run.experiment import Loss
+
+REGULARIZATION = "regularization"
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Where each metric stands in a vector of totals: `[Σ weight, Σ weight·value …, non-finite batches …]`, float64.
+
+    `sizes` gives each metric's length by name, in the order of the vector: None for a metric of one number, k for one
+    of shape [batch, k]. The loss is first. Vectors of the same metrics add up elementwise.
+    """
+
+    sizes: tuple[tuple[str, int | None], ...]
+
+    @property
+    def width(self) -> int:
+        """The length of the vector."""
+        return 1 + sum(size or 1 for _, size in self.sizes) + len(self.sizes)
+
+    @property
+    def first_nonfinite(self) -> int:
+        """Where the counts of non-finite batches begin; the loss's is first."""
+        return self.width - len(self.sizes)
+
+    def means(self, totals: np.ndarray) -> dict[str, Any]:
+        """The means of a vector of totals: a float for each metric, or float64 [k]; NaN where the weight is 0."""
+        weight, position, means = totals[0], 1, {}
+        for name, size in self.sizes:
+            total = totals[position : position + (size or 1)]
+            mean = total / weight if weight else np.full_like(total, math.nan)
+            means[name] = mean if size else float(mean[0])
+            position += size or 1
+        return means
+
+    def nonfinite(self, totals: np.ndarray) -> dict[str, int]:
+        """In how many batches each metric was not finite; only those that ever were."""
+        counts = totals[self.first_nonfinite : self.width]
+        return {name: int(count) for (name, _), count in zip(self.sizes, counts, strict=True) if count}
+
+
+class Measured(NamedTuple):
+    """A batch's loss, ready to be differentiated and added up."""
+
+    weighted_loss: tf.Tensor
+    """Σ weight · per_example, a scalar of the loss's dtype."""
+    weight: tf.Tensor
+    """Σ weight, a scalar of the loss's dtype."""
+    regularization: tf.Tensor | None
+    totals: tf.Tensor
+    """float64 [layout.width], in the layout of `layout_of` the same loss."""
+    layout: Layout
+
+
+def measure(loss: Loss, batch: Batch, batch_size: int) -> Measured:
+    """Checks what an experiment's `loss` returned, and adds it up.
+
+    Args:
+      loss: the loss.
+      batch: the batch it was measured on; its padding weighs nothing.
+      batch_size: rows of the batch.
+
+    Raises:
+      ConfigError: a wrong type, shape or dtype.
+    """
+    if not isinstance(loss, Loss):
+        raise ConfigError(f"loss() returned {type(loss).__name__}; expected trainer.Loss(per_example=[batch], …)")
+    per_example = _checked("per_example", loss.per_example, batch_size)
+    weights = None if loss.weights is None else _checked("weights", loss.weights, batch_size)
+    if batch.weights is not None:
+        padding = tf.cast(batch.weights, per_example.dtype)
+        weights = padding if weights is None else tf.cast(weights, per_example.dtype) * padding
+    values = {"loss": per_example[:, None]}
+    sizes: list[tuple[str, int | None]] = [("loss", None)]
+    for name, value in sorted(loss.metrics.items()):
+        if name in ("loss", REGULARIZATION) or not isinstance(name, str):
+            raise ConfigError(f"loss() returned a metric named {name!r}, which the trainer records itself; rename it")
+        tensor = _checked(name, value, batch_size, columns=True)
+        sizes.append((name, tensor.shape[1] if tensor.shape.rank == 2 else None))
+        values[name] = tensor if tensor.shape.rank == 2 else tensor[:, None]
+    weight64 = tf.constant(batch_size, tf.float64) if weights is None else tf.reduce_sum(tf.cast(weights, tf.float64))
+    sums = [_weighted_sum(value, weights) for value in values.values()]
+    if loss.regularization is not None:
+        regularization = tf.cast(_checked_scalar(loss.regularization), tf.float64)
+        sizes.append((REGULARIZATION, None))
+        sums.append((regularization * weight64)[None])
+    nonfinite = [tf.cast(~tf.reduce_all(tf.math.is_finite(total)), tf.float64) for total in sums]
+    return Measured(
+        weighted_loss=tf.reduce_sum(
+            per_example if weights is None else tf.cast(weights, per_example.dtype) * per_example
+        ),
+        weight=tf.cast(weight64, per_example.dtype),
+        regularization=loss.regularization,
+        totals=tf.concat([weight64[None], *sums, tf.stack(nonfinite)], axis=0),
+        layout=Layout(tuple(sizes)),
+    )
+
+
+def recorded_metrics(means: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[str, Any]:
+    """What a record holds: the means that are numbers, and what `summarize` made of them all."""
+    for name in summary:
+        if not isinstance(name, str) or name == "loss":
+            raise ConfigError(f"summarize() returned a metric named {name!r}; expected other names than the loss")
+    return {name: mean for name, mean in means.items() if not isinstance(mean, np.ndarray)} | dict(summary)
+
+
+def _weighted_sum(value: tf.Tensor, weights: tf.Tensor | None) -> tf.Tensor:
+    """Σ weight · value over the batch: float64 [k] from [batch, k]."""
+    value = tf.cast(value, tf.float64)
+    return tf.reduce_sum(value if weights is None else tf.cast(weights, tf.float64)[:, None] * value, axis=0)
+
+
+def _checked(name: str, value: Any, batch_size: int, *, columns: bool = False) -> tf.Tensor:
+    expected = f"[{batch_size}]" + (f" or [{batch_size}, k]" if columns else "")
+    try:
+        tensor = tf.convert_to_tensor(value)
+    except (TypeError, ValueError):
+        raise ConfigError(f"loss() returned {name} as {type(value).__name__}; expected a tensor {expected}") from None
+    ranks = (1, 2) if columns else (1,)
+    if tensor.shape.rank not in ranks or tensor.shape[0] != batch_size or not tensor.shape.is_fully_defined():
+        raise ConfigError(
+            f"loss() returned {name} of shape {tensor.shape}; expected {expected}, one row an example: "
+            "the framework takes the mean"
+        )
+    countable = name != "per_example" and (tensor.dtype.is_bool or tensor.dtype.is_integer)
+    if not (tensor.dtype.is_floating or countable):
+        raise ConfigError(f"loss() returned {name} of dtype {tensor.dtype.name}; expected a float such as float32")
+    return tf.cast(tensor, tf.float32) if tensor.dtype.is_bool else tensor
+
+
+def _checked_scalar(value: Any) -> tf.Tensor:
+    tensor = tf.convert_to_tensor(value)
+    if tensor.shape.rank != 0 or not tensor.dtype.is_floating:
+        raise ConfigError(
+            f"loss() returned regularization of shape {tensor.shape} and dtype {tensor.dtype.name}; "
+            "expected a float scalar"
+        )
+    return tensor

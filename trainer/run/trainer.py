@@ -1,0 +1,290 @@
+"""The trainer: one call that trains, logs, saves and resumes."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from trainer.checkpoint.recovery import Recovery
+from trainer.checkpoint.store import CheckpointStore
+from trainer.errors import EXIT_BUG, ConfigError, TrainerError, Unusable, Unwritable
+from trainer.ledger.directory import RunDirectory
+from trainer.ledger.flagfile import write_flags
+from trainer.ledger.journal import Journal
+from trainer.ledger.log import MetricLog, read_records
+from trainer.ledger.record import Record
+from trainer.ledger.run_info import RunInfo
+from trainer.process.lock import locked
+from trainer.process.signals import StopRequest, stop_requests
+from trainer.run.assembly import Assembly, assemble
+from trainer.run.catalog import canonical_name, short_name
+from trainer.run.config import Config, make_config
+from trainer.run.experiment import Experiment, parameters
+from trainer.run.identity import changed_flags, check_identity
+from trainer.run.loop import Loop, Outlets, Stop
+from trainer.run.profile import Profile
+from trainer.timeline.cadence import Progress
+from trainer.views.plan import plan_lines
+from trainer.views.progress import Progress as ProgressView
+from trainer.views.progress import make_progress
+from trainer.views.tensorboard import EventWriter
+
+
+@dataclasses.dataclass(frozen=True)
+class SavedStep:
+    """A committed checkpoint: its step, its folder, and the monitored value where one was measured there."""
+
+    step: int
+    path: str
+    value: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """How a run ended."""
+
+    run_dir: str
+    step: int
+    examples: int
+    epoch: float | None
+    reason: str
+    """`target reached`, `nothing to do`, `preempted`, `interrupted` or `dry run`."""
+    exit_code: int
+    """What a process exits with for it."""
+    monitor: str
+    best: SavedStep | None
+    """The best step so far; its folder exists when `keep_best` is at least 1."""
+    last: SavedStep | None
+
+    @property
+    def records(self) -> list[Record]:
+        """Every record of the metric log, read when asked for."""
+        return read_records(RunDirectory(self.run_dir))
+
+
+class Trainer:
+    """Trains an experiment in a run directory, and resumes what it finds there.
+
+    Args:
+      experiment: what to train.
+      on_record: receives each record once it is durable. After a kill the records since the last checkpoint are made,
+        and received, again: the same ones.
+      stop_request: a request to stop that others set; by default signals do, when called from the main thread.
+      **options: the fields of `Config`, which are the flags of the command line: `train_for="10epochs"`, ….
+
+    Raises:
+      ConfigError: an unknown option or a value that cannot be.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        *,
+        on_record: Callable[[Record], None] | None = None,
+        stop_request: StopRequest | None = None,
+        **options: Any,
+    ) -> None:
+        if not isinstance(experiment, Experiment):
+            raise ConfigError(
+                f"{type(experiment).__name__} is no experiment; expected a subclass of trainer.Experiment"
+            )
+        self._experiment = experiment
+        self._name = canonical_name(type(experiment))
+        self._on_record = on_record
+        self._stop_request = stop_request
+        self.config: Config = make_config(options, experiment.suggested_flags)
+        self.directory = RunDirectory(self.config.run_dir or os.path.join("runs", short_name(type(experiment))))
+
+    def run(self) -> Result:
+        """Trains until the target is reached or a signal asks to stop.
+
+        Returns:
+          How it ended.
+
+        Raises:
+          ConfigError: flags, parameters or the experiment do not fit, or not with what the directory holds.
+          Unusable: there are checkpoints, and none can be used.
+          InUse: another process trains here.
+          Unwritable: the log or a checkpoint could not be written.
+          Diverged: a loss or a weight is not finite.
+        """
+        self._check_directory()
+        known = RunInfo.load(self.directory)
+        view = make_progress(self.config.progress)
+        if self.config.dry_run:
+            parts = assemble(self._experiment, self.config, name=self._name, known=known)
+            print("\n".join(_plan(parts)))
+            return self._result(parts, Stop("dry run", 0), store=None)
+        with contextlib.ExitStack() as stack:
+            self._make_directory()
+            stack.enter_context(locked(self.directory.lock))
+            request = self._stop_request or stack.enter_context(stop_requests())
+            known = RunInfo.load(self.directory)
+            parts = assemble(self._experiment, self.config, name=self._name, known=known)
+            warnings = self._identify(parts, known)
+            journal = Journal(self.directory)
+            stack.enter_context(_journaled_end(journal))
+            stack.callback(view.stop)
+            return self._train(parts, known or parts.info, journal, view, request, warnings)
+
+    def _train(
+        self,
+        parts: Assembly,
+        info: RunInfo,
+        journal: Journal,
+        view: ProgressView,
+        request: StopRequest,
+        warnings: list[str],
+    ) -> Result:
+        config, directory = self.config, self.directory
+        flags = {item.name: getattr(config, item.name) for item in dataclasses.fields(config)}
+        flags = {"experiment": self._name, **flags, "run_dir": directory.path}
+        journal.write("start", host=socket.gethostname(), pid=os.getpid(), flags=flags, versions=parts.info.versions)
+        warnings += changed_flags(config, directory)
+        write_flags(directory, flags, parameters(self._experiment))
+
+        log = MetricLog(directory, epoch_examples=parts.schedule.epoch_examples)
+        store = CheckpointStore(
+            parts.state.checkpoint(), log, keep_last=config.keep_last, run=info.run_id, journal=journal
+        )
+        recovery = store.recover()
+        self._bound_orphans()
+        resumed = recovery.manifest
+        plan = _plan(parts)
+        journal.write("plan", lines=plan)
+        if resumed:
+            journal.write("resume", step=resumed.step, cut_bytes=recovery.cut_bytes)
+        view.start(
+            step=resumed.step if resumed else 0,
+            total_steps=parts.schedule.last_step(Progress()),
+            plan_lines=[
+                *plan,
+                *_notices(recovery),
+                *(f"warning: {line}" for line in [*warnings, *_unconnected(parts)]),
+            ],
+        )
+        with contextlib.ExitStack() as stack:
+            events = EventWriter(
+                Path(directory.events),
+                journal.attempt,
+                resumed.step if resumed else -1,
+                earlier=read_records(directory),
+            )
+            stack.callback(events.close)
+            profile = Profile(directory.profile, config.profile_steps())
+            stack.callback(profile.close)
+            outlets = Outlets(
+                log=log,
+                store=store,
+                journal=journal,
+                events=events,
+                view=view,
+                profile=profile,
+                on_record=self._on_record,
+            )
+            loop = Loop(parts, outlets, request, resumed=resumed)
+            stop = loop.run()
+        saved = store.latest is not None and store.latest.step == loop.progress.step
+        journal.write("stop", reason=stop.reason, exit_code=stop.exit_code, step=loop.progress.step, saved=saved)
+        journal.sync()
+        return self._result(parts, stop, store)
+
+    def _check_directory(self) -> None:
+        """Refuses, before anything is made, a directory that cannot be what is asked for."""
+        directory, files = self.directory, self.directory.files
+        if files.exists(directory.path) and not os.path.isdir(directory.path):
+            raise ConfigError(f"run_dir={directory.path} is a file; expected a folder, or a path where one can be made")
+        ours = files.exists(directory.run_info)
+        checkpoints = directory.committed_steps()
+        if not ours and (checkpoints or files.exists(directory.metrics)):
+            raise ConfigError(
+                f"run_dir={directory.path} holds a log or checkpoints, but no run.json that says of which run; "
+                "choose another run_dir"
+            )
+        if self.config.resume == "never" and ours:
+            raise ConfigError(f"resume=never, but {directory.path} holds a run already; choose another run_dir")
+        if self.config.resume == "must" and not checkpoints:
+            raise Unusable(
+                f"resume=must, but {directory.path} holds no checkpoint; check run_dir, or use --resume=auto"
+            )
+
+    def _make_directory(self) -> None:
+        try:
+            self.directory.files.make_directory(self.directory.path)
+        except Unwritable as error:
+            raise ConfigError(f"run_dir={self.directory.path} cannot be made: {error}") from error
+        if not os.access(self.directory.path, os.W_OK | os.X_OK):
+            raise ConfigError(f"run_dir={self.directory.path} is not writable; choose another, or mend its permissions")
+
+    def _identify(self, parts: Assembly, known: RunInfo | None) -> list[str]:
+        """Checks that the directory holds this run, or says so in it; returns what is to be warned of."""
+        if known is not None:
+            return check_identity(known, parts.info, self._experiment, self.directory)
+        self.directory.files.commit(self.directory.run_info, parts.info.encode())
+        return []
+
+    def _bound_orphans(self) -> None:
+        """Keeps the newest of what attempts put aside."""
+        files, orphans = self.directory.files, self.directory.orphans
+        names = [name for name in files.list(orphans) if name.startswith("attempt-")]
+        for name in names[: max(0, len(names) - self.config.orphans_keep)]:
+            files.remove_tree(os.path.join(orphans, name))
+
+    def _result(self, parts: Assembly, stop: Stop, store: CheckpointStore | None) -> Result:
+        latest = store.latest if store else None
+        best = parts.best.ranking[0] if parts.best.ranking else None
+        return Result(
+            run_dir=self.directory.path,
+            step=latest.step if latest else 0,
+            examples=latest.examples if latest else 0,
+            epoch=latest.epoch if latest else None,
+            reason=stop.reason,
+            exit_code=stop.exit_code,
+            monitor=parts.best.monitor,
+            best=SavedStep(best.step, self.directory.checkpoint(best.step), best.value) if best else None,
+            last=SavedStep(latest.step, self.directory.checkpoint(latest.step)) if latest else None,
+        )
+
+
+@contextlib.contextmanager
+def _journaled_end(journal: Journal) -> Iterator[None]:
+    """Notes in the journal how the attempt ended when it ended badly."""
+    try:
+        yield
+    except BaseException as error:
+        code = error.exit_code if isinstance(error, TrainerError) else EXIT_BUG
+        # The disk that refused a checkpoint may refuse this line too; the error itself says what matters.
+        with contextlib.suppress(Unwritable):
+            journal.write("fault", error=type(error).__name__, message=str(error))
+            journal.write("stop", reason="error", exit_code=code, saved=False)
+        raise
+
+
+def _plan(parts: Assembly) -> list[str]:
+    return plan_lines(
+        parts.schedule,
+        parts.info,
+        monitor=parts.best.monitor,
+        mode=parts.best.mode,
+        state_bytes=parts.state.size(),
+        keep_last=parts.config.keep_last,
+        keep_best=parts.config.keep_best,
+    )
+
+
+def _notices(recovery: Recovery) -> list[str]:
+    lines = [f"warning: checkpoint {step} was put aside: {reason}" for step, reason in recovery.quarantined]
+    if recovery.manifest:
+        cut = f", cutting {recovery.cut_bytes} bytes of later records" if recovery.cut_bytes else ""
+        lines.append(f"resume from step {recovery.manifest.step}{cut}")
+    return lines
+
+
+def _unconnected(parts: Assembly) -> list[str]:
+    names = parts.program.unconnected
+    return [f"these variables have no gradient and stay as they are: {', '.join(names)}"] if names else []

@@ -1,0 +1,1 @@
+"""The few file operations that the ledger and the checkpoints are made of."""

@@ -1,0 +1,141 @@
+"""File operations with the durability that the run directory's protocol names.
+
+Everything that the ledger and the checkpoint store write goes through one `Files`, so that tests can record, drop or
+fail single operations, and so that another kind of storage can take its place.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import zlib
+from collections.abc import Iterator
+
+from trainer.errors import Unwritable
+
+_BLOCK = 1 << 22
+
+
+class Files:
+    """The local file system. Paths are strings; every method that writes raises `Unwritable` when it cannot."""
+
+    def read(self, path: str, limit: int | None = None) -> bytes:
+        """The first `limit` bytes of `path`, by default all."""
+        with open(path, "rb") as file:
+            return file.read() if limit is None else file.read(limit)
+
+    def read_tail(self, path: str, limit: int) -> bytes:
+        """The last `limit` bytes of `path`."""
+        with open(path, "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - limit))
+            return file.read()
+
+    def exists(self, path: str) -> bool:
+        """Whether `path` is there."""
+        return os.path.exists(path)
+
+    def size(self, path: str) -> int:
+        """Bytes in the file `path`."""
+        return os.stat(path).st_size
+
+    def list(self, path: str) -> list[str]:
+        """The sorted names in the folder `path`; none when it is not there."""
+        try:
+            return sorted(os.listdir(path))
+        except FileNotFoundError:
+            return []
+
+    def crc32(self, path: str) -> str:
+        """The CRC-32 (ISO 3309, as in zlib) of the file `path`, eight lower-case hex digits."""
+        checksum = 0
+        with open(path, "rb") as file:
+            while block := file.read(_BLOCK):
+                checksum = zlib.crc32(block, checksum)
+        return f"{checksum:08x}"
+
+    def make_directory(self, path: str) -> None:
+        """Makes the folder `path` and those above it, durably."""
+        if os.path.isdir(path):
+            return
+        parent = os.path.dirname(os.path.abspath(path))
+        self.make_directory(parent)
+        with _writing(path):
+            os.mkdir(path)
+        self.sync_directory(parent)
+
+    def write(self, path: str, data: bytes) -> None:
+        """Writes `data` to a new or emptied file, durably; its name is durable after `sync_directory`."""
+        with _writing(path), open(path, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def commit(self, path: str, data: bytes) -> None:
+        """Puts `data` at `path` at once: readers see the old file, or the whole new one, also after a crash."""
+        temporary = path + ".tmp"
+        self.write(temporary, data)
+        self.rename(temporary, path)
+        self.sync_directory(os.path.dirname(path))
+
+    def append(self, path: str, data: bytes) -> None:
+        """Adds `data` to the end of `path` with one write; durable after `sync`."""
+        with _writing(path):
+            descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+            try:
+                written = 0
+                while written < len(data):
+                    written += os.write(descriptor, data[written:])
+            finally:
+                os.close(descriptor)
+
+    def truncate(self, path: str, size: int) -> None:
+        """Cuts `path` to its first `size` bytes, durably."""
+        with _writing(path), open(path, "r+b") as file:
+            file.truncate(size)
+            os.fsync(file.fileno())
+
+    def sync(self, path: str) -> None:
+        """Makes what was written to the file `path` durable."""
+        with _writing(path), open(path, "rb") as file:
+            os.fsync(file.fileno())
+
+    def sync_directory(self, path: str) -> None:
+        """Makes the names in the folder `path` durable."""
+        with _writing(path):
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+    def rename(self, source: str, target: str) -> None:
+        """Moves a file or folder within the file system, replacing a file at `target`."""
+        with _writing(target):
+            os.replace(source, target)
+
+    def remove(self, path: str) -> None:
+        """Removes the file `path`, if it is there."""
+        with _writing(path), contextlib.suppress(FileNotFoundError):
+            os.remove(path)
+
+    def remove_directory(self, path: str) -> None:
+        """Removes the folder `path` if it is empty."""
+        with contextlib.suppress(OSError):
+            os.rmdir(path)
+
+    def remove_tree(self, path: str) -> None:
+        """Removes the folder `path` and everything in it."""
+        with _writing(path):
+            shutil.rmtree(path)
+
+
+@contextlib.contextmanager
+def _writing(path: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise Unwritable(
+            f"cannot write {path}: {error.strerror or error}; free space or mend the permissions, then "
+            "run the same command again"
+        ) from error

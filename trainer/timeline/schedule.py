@@ -1,0 +1,242 @@
+"""The schedule: where the boundaries of a run lie, and what is due at each."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+
+from trainer.errors import ConfigError
+from trainer.timeline.cadence import Cadence, Grid, Progress, countable, position_on, resolve
+from trainer.timeline.duration import RUN, SECOND, STEP
+from trainer.timeline.stepping import Stepping
+
+CARRY, FLUSH, ALIGN = RECONCILE_MODES = ("carry", "flush", "align")
+
+EVALUATION, SAVE = "eval", "save"  # what `pending` can name
+
+
+@dataclasses.dataclass(frozen=True)
+class Due:
+    """What is due at one step."""
+
+    log: bool
+    """The open window closes here."""
+    closed_by: str | None
+    """`save` or `end` when something other than the log cadence closes the window."""
+    evaluate: bool
+    save: tuple[str, ...]
+    """The reasons to save that the schedule knows: `interval`, `time`, `final`."""
+    stop: bool
+    """The target is reached."""
+    pending: frozenset[str]
+    """What is due but has to wait: under `align`, a save that waits for the next log step."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Chunk:
+    """The steps up to `until`, and the steps among them at which windows close, each with what closes it."""
+
+    until: int
+    closes: tuple[tuple[int, str | None], ...]
+    boundary: bool
+    """Whether something is due at `until`; otherwise the chunk was only cut short."""
+
+
+class Schedule:
+    """Says when to log, to evaluate, to save and to stop; pure arithmetic on exact grids anchored at 0.
+
+    Args:
+      train_for: the target, a cadence whose first duration to be reached ends the run.
+      log_every: the train windows' cadence.
+      eval_every: the evaluations' cadence.
+      save_every: the checkpoints' cadence.
+      reconcile: what a save does to an open window: `carry`, `flush` or `align`.
+      batch_size: training examples a step.
+      data_examples: the data's length; None when it has none.
+      last: `wrap` or `short`, what the last step of a pass does.
+      epoch_examples: examples an epoch; by default the data's length.
+      clock_in_log: allows seconds in `log_every` and `eval_every`.
+      log_is_boundary: a decision needs the train records, so that each log step is a boundary.
+      marks: further steps that must be boundaries, such as the ends of a profile.
+
+    Raises:
+      ConfigError: a cadence that does not parse or cannot be placed, or two that contradict each other.
+    """
+
+    def __init__(
+        self,
+        *,
+        train_for: str | int,
+        log_every: str | int = "100steps",
+        eval_every: str | int = "never",
+        save_every: str | int = "1epoch",
+        reconcile: str = CARRY,
+        batch_size: int = 1,
+        data_examples: int | None = None,
+        last: str = "wrap",
+        epoch_examples: int | None = None,
+        clock_in_log: bool = False,
+        log_is_boundary: bool = False,
+        marks: Sequence[int] = (),
+    ) -> None:
+        if reconcile not in RECONCILE_MODES:
+            raise ConfigError(f"reconcile={reconcile} is unknown; expected one of {', '.join(RECONCILE_MODES)}")
+        if epoch_examples is not None and epoch_examples < 1:
+            raise ConfigError(f"epoch_examples={epoch_examples} is not positive; expected a number of examples")
+        self.stepping = Stepping(batch_size, data_examples, last)
+        self.epoch_examples = epoch_examples or data_examples
+        self.reconcile = reconcile
+        self._log_is_boundary = log_is_boundary
+        self._marks = tuple(sorted(marks))
+        self.cadences = {
+            "train_for": Cadence.parse(train_for),
+            "log_every": Cadence.parse(log_every),
+            "eval_every": Cadence.parse(eval_every),
+            "save_every": Cadence.parse(save_every),
+        }
+        if not self.cadences["train_for"].durations:
+            raise ConfigError(f"train_for={train_for} has no end; expected a duration such as 1000steps or 10epochs")
+        if self.cadences["train_for"].has(RUN):
+            raise ConfigError(f"train_for={train_for} counts in runs; expected steps, examples, epochs or a time")
+        if not clock_in_log:
+            for flag in ("log_every", "eval_every"):
+                if self.cadences[flag].has(SECOND):
+                    raise ConfigError(
+                        f"{flag}={self.cadences[flag]} counts seconds, so the metric log would depend on a clock; "
+                        "use steps, examples or epochs, or allow it with clock_in_log"
+                    )
+        if reconcile == ALIGN and not self.cadences["log_every"].durations:
+            raise ConfigError("reconcile=align moves saves to log steps, but log_every=never has none; choose another")
+        targets = countable(self.cadences["train_for"])
+        self._run = targets[0] if len(targets) == 1 else None
+        self._target = self.grids("train_for")
+        self._log = self.grids("log_every")
+        self._evaluate = self.grids("eval_every")
+        self._save = self.grids("save_every")
+
+    def epoch(self, examples: int) -> float | None:
+        """The epoch after `examples` examples; None when the data has no length."""
+        return examples / self.epoch_examples if self.epoch_examples else None
+
+    def progress(self, before: Progress, step: int, seconds: float | None = None) -> Progress:
+        """The progress at `step`, reached from `before`."""
+        examples = self.stepping.advance(before.examples, step - before.step)
+        return Progress(step, examples, before.seconds if seconds is None else seconds)
+
+    def finished(self, progress: Progress) -> bool:
+        """Whether a target is reached."""
+        return any(grid.crossed(0, position_on(grid.axis, progress)) for grid in self._target)
+
+    def last_step(self, progress: Progress) -> int | None:
+        """The step at which a target is reached, from `progress` on; None when only the clock knows."""
+        steps = [self.step_at(grid, progress, first=True) for grid in self._target if grid.axis != SECOND]
+        return min(steps, default=None)
+
+    def next_chunk(
+        self, progress: Progress, *, pending: frozenset[str] = frozenset(), max_steps: int, max_closes: int
+    ) -> Chunk:
+        """The steps from `progress` to the next boundary, cut after `max_steps` or `max_closes` closed windows."""
+        boundary = self.next_boundary(progress, pending=pending)
+        until = progress.step + max_steps if boundary is None else min(boundary, progress.step + max_steps)
+        closes: list[tuple[int, str | None]] = []
+        at = progress
+        while len(closes) < max_closes:
+            step = self._next_close(at)
+            if step is None or step > until:
+                break
+            now = self.progress(at, step)
+            closes.append((step, self.due(at, now).closed_by))
+            at = now
+        if len(closes) == max_closes:
+            until = closes[-1][0]
+        return Chunk(until, tuple(closes), boundary == until)
+
+    def next_boundary(self, progress: Progress, *, pending: frozenset[str] = frozenset()) -> int | None:
+        """The next step at which something is due: an evaluation, a save, a decision, the end; None: the clock knows."""
+        steps = [self._first(self._evaluate, progress), self.last_step(progress)]
+        steps.append(next((mark for mark in self._marks if mark > progress.step), None))
+        if self._log_is_boundary:
+            steps.append(self._first(self._log, progress))
+        save = self._first(self._save, progress)
+        if self.reconcile == ALIGN:
+            if SAVE in pending:
+                save = self._first(self._log, progress)
+            elif save is not None:
+                # The log step at or after the save: the first one after the step before it.
+                save = self._first(self._log, self.progress(progress, save - 1))
+        steps.append(save)
+        return min((step for step in steps if step is not None), default=None)
+
+    def due(self, before: Progress, now: Progress, *, pending: Iterable[str] = ()) -> Due:
+        """What is due at `now`, where `before` is the last step that was looked at.
+
+        Args:
+          before: the progress of the previous boundary, or that of the resume.
+          now: where the run is; nothing is due again at `before` itself but what is pending.
+          pending: what the last answer, or the checkpoint resumed from, left to do.
+        """
+        pending = frozenset(pending)
+        stop = self.finished(now)
+        ending = stop and now.step > before.step
+        logged = self._is_log_step(before, now)
+        interval = _crossed([grid for grid in self._save if grid.axis != SECOND], before, now) or SAVE in pending
+        waits = interval and self.reconcile == ALIGN and not logged and not stop
+        reasons = []
+        if interval and not waits:
+            reasons.append("interval")
+        if _crossed([grid for grid in self._save if grid.axis == SECOND], before, now):
+            reasons.append("time")
+        if ending:
+            reasons.append("final")
+        flushed = self.reconcile == FLUSH and interval
+        ended = ending and bool(self._log or self.reconcile == FLUSH)
+        return Due(
+            log=logged or flushed or ended,
+            closed_by=None if logged else "end" if ended else "save" if flushed else None,
+            evaluate=(ending and bool(self._evaluate))
+            or _crossed(self._evaluate, before, now)
+            or EVALUATION in pending,
+            save=tuple(reasons),
+            stop=stop,
+            pending=frozenset({SAVE}) if waits else frozenset(),
+        )
+
+    def grids(self, flag: str) -> tuple[Grid, ...]:
+        """The grids on which the durations of a cadence lie, in their order."""
+        return tuple(
+            resolve(duration, epoch_examples=self.epoch_examples, run=self._run, flag=flag)
+            for duration in self.cadences[flag].durations
+        )
+
+    def _is_log_step(self, before: Progress, now: Progress) -> bool:
+        """Whether the log cadence closes a window at `now` itself, and not only somewhere after `before`."""
+        clock = [grid for grid in self._log if grid.axis == SECOND]
+        steps = [grid for grid in self._log if grid.axis != SECOND]
+        if now.step == before.step:
+            return False
+        return _crossed(steps, self.progress(before, now.step - 1), now) or _crossed(clock, before, now)
+
+    def _next_close(self, progress: Progress) -> int | None:
+        steps = [self._first(self._log, progress)]
+        if self.reconcile == FLUSH:
+            steps.append(self._first(self._save, progress))
+        if self._log or self.reconcile == FLUSH:
+            steps.append(self.last_step(progress))
+        return min((step for step in steps if step is not None and step > progress.step), default=None)
+
+    def _first(self, grids: Sequence[Grid], progress: Progress) -> int | None:
+        steps = [self.step_at(grid, progress) for grid in grids if grid.axis != SECOND]
+        return min(steps, default=None)
+
+    def step_at(self, grid: Grid, progress: Progress, *, first: bool = False) -> int:
+        """The step that reaches the next point of `grid`, or its first one."""
+        position = position_on(grid.axis, progress)
+        assert isinstance(position, int)
+        point = grid.following(0 if first else position)
+        if grid.axis == STEP:
+            return max(point, progress.step) if first else point
+        return progress.step + self.stepping.steps_to(progress.examples, point)
+
+
+def _crossed(grids: Sequence[Grid], before: Progress, now: Progress) -> bool:
+    return any(grid.crossed(position_on(grid.axis, before), position_on(grid.axis, now)) for grid in grids)

@@ -1,0 +1,180 @@
+"""TensorBoard's view of the metric log: event files, derived from the records and as exact as they are."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from trainer.ledger.record import Number, Record
+from trainer.views import event_file
+from trainer.views.event_file import Event
+
+# TensorBoard takes any file with "tfevents" in its name and reads a directory in the order of names. The number is the
+# attempt's. Our suffix tells our files from those that a user's own tf.summary writer or profiler leaves beside them.
+_NAME: Final = "events.out.tfevents.{number:010d}.trainer"
+_PATTERN: Final = re.compile(r"events\.out\.tfevents\.(\d{10})\.trainer")
+
+
+def scalars_of(record: Record) -> list[tuple[str, Number]]:
+    """The `(tag, value)` that TensorBoard shows of `record`, each of them once for each step.
+
+    Tags are `train/loss`, `validation/loss` and so on, `learning_rate` (`learning_rate/NAME` where there are several)
+    and `epoch`. The last two belong to train records alone: an evaluation at the same step would write them twice.
+    """
+    scalars = list(record.named_metrics().items())
+    if record.kind == "train":
+        rate = record.learning_rate
+        if isinstance(rate, Mapping):
+            scalars += [(f"learning_rate/{name}", value) for name, value in rate.items()]
+        elif rate is not None:
+            scalars.append(("learning_rate", rate))
+        if record.epoch is not None:
+            scalars.append(("epoch", record.epoch))
+    return scalars
+
+
+class EventWriter:
+    """Writes the event file of one attempt.
+
+    Every file starts with SessionLog.START, at the step after the one resumed from: TensorBoard then drops what earlier
+    attempts wrote from that step on. It does so only from the second START of a directory on, so that the first attempt
+    needs one too. (TensorBoard's newer loader goes by steps alone, tag by tag; the same files serve both.)
+
+    That alone is not exact. A kill can lose events whose records are durable, since events are not fsynced; and a
+    record *at* the step resumed from, which START leaves alone, may have been cut from the log. With `earlier`, the
+    writer compares what the directory shows with the log, and writes again from the first step that differs. A missing
+    directory is the plainest case of that: everything is written again.
+
+    Args:
+      directory: `events/` of the run; made if it is missing.
+      attempt: The attempt's number, from 1. It names the file.
+      resume_step: The step resumed from, −1 for a fresh run.
+      earlier: All records of the log so far, in order; None to trust the directory.
+      clock: Seconds since 1970, for the events' wall times.
+
+    Raises:
+      OSError: The directory or the file cannot be written or read. Likewise from the methods.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        attempt: int,
+        resume_step: int,
+        *,
+        earlier: Sequence[Record] | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._clock = clock
+        directory.mkdir(parents=True, exist_ok=True)
+        start, missing = resume_step + 1, 0
+        if earlier is not None:
+            start, missing = _first_to_write(directory, earlier, resume_step)
+        # The name sorts last whatever the directory holds: a file read out of order would purge the wrong steps.
+        number = max([attempt, *(number + 1 for number, _ in _our_files(directory))])
+        self._file = (directory / _NAME.format(number=number)).open("xb")
+        self._write(0, event_file.FILE_VERSION, event_file.VERSION_2)
+        self._write(start, event_file.SESSION_LOG, event_file.SESSION_START)
+        if earlier is not None:
+            self.add(earlier[missing:])
+        self.flush()
+
+    def _write(self, step: int, field: int, payload: bytes) -> None:
+        self._file.write(event_file.encode_event(Event(self._clock(), step, field, payload)))
+
+    def add(self, records: Iterable[Record]) -> None:
+        """Buffers `records`; about 10 µs for a train record of four scalars."""
+        for record in records:
+            if payload := event_file.encode_summary(scalars_of(record)):
+                self._write(record.step, event_file.SUMMARY, payload)
+
+    def flush(self) -> None:
+        """Hands what is buffered to the operating system. There is no fsync: this is a view, and can be made again."""
+        self._file.flush()
+
+    def close(self) -> None:
+        """Flushes and closes the file."""
+        self._file.close()
+
+
+def read_scalars(directory: Path, *, strict: bool = True) -> list[tuple[int, str, float]]:
+    """The `(step, tag, value)` that TensorBoard shows of our files in `directory`, in the order written.
+
+    Values are those of float32, NaN where a metric was not finite.
+
+    TensorBoard's rule is applied: the second and every later SessionLog.START of the directory drops what has a step
+    at or after its own. A torn last event of a file is left out.
+
+    Args:
+      directory: `events/` of a run; nothing is read from one that does not exist.
+      strict: Whether damage (a CRC that does not match) raises. Otherwise it ends its file, as it does for TensorBoard.
+
+    Raises:
+      ValueError: `strict`, and a file is damaged; the message names it.
+    """
+    return [
+        (event.step, tag, value)
+        for event in _surviving(directory, strict=strict)
+        for tag, value in event_file.decode_summary(event.payload)
+    ]
+
+
+def first_difference(directory: Path, records: Sequence[Record]) -> int | None:
+    """The first step at which TensorBoard does not show exactly `records`; None if there is no such step.
+
+    Args:
+      directory: `events/` of a run.
+      records: All records of its log, in order.
+    """
+    return _difference(_surviving(directory, strict=False), list(_events_of(records)))
+
+
+def _our_files(directory: Path) -> list[tuple[int, Path]]:
+    """Our event files, each with its number, in the order in which TensorBoard reads them."""
+    if not directory.is_dir():
+        return []
+    matches = ((_PATTERN.fullmatch(path.name), path) for path in directory.iterdir())
+    return sorted((int(match[1]), path) for match, path in matches if match)
+
+
+def _surviving(directory: Path, *, strict: bool) -> list[Event]:
+    """The summaries left by TensorBoard's rule, in the order written."""
+    survivors: list[Event] = []
+    starts = 0
+    for _, path in _our_files(directory):
+        for event in event_file.read_events(path, strict=strict):
+            if event.field == event_file.SUMMARY:
+                survivors.append(event)
+            elif event.field == event_file.SESSION_LOG and event.payload == event_file.SESSION_START:
+                starts += 1
+                if starts > 1:
+                    survivors = [earlier for earlier in survivors if earlier.step < event.step]
+    return survivors
+
+
+def _events_of(records: Iterable[Record]) -> Iterator[Event]:
+    """The summaries that `records` make, but for the wall time."""
+    for record in records:
+        if payload := event_file.encode_summary(scalars_of(record)):
+            yield Event(0.0, record.step, event_file.SUMMARY, payload)
+
+
+def _difference(shown: Sequence[Event], expected: Sequence[Event]) -> int | None:
+    """The smallest step at which the two, in order, are not the same; None if they are."""
+    for ours, theirs in zip(shown, expected, strict=False):
+        if (ours.step, ours.payload) != (theirs.step, theirs.payload):
+            return min(ours.step, theirs.step)
+    common = min(len(shown), len(expected))
+    return min((event.step for event in (*shown[common:], *expected[common:])), default=None)
+
+
+def _first_to_write(directory: Path, earlier: Sequence[Record], resume_step: int) -> tuple[int, int]:
+    """The step from which a new file must tell the run, and the index of the first of `earlier` to write again."""
+    shown = [event for event in _surviving(directory, strict=False) if event.step <= resume_step]
+    step = _difference(shown, list(_events_of(earlier)))
+    if step is None:
+        return resume_step + 1, len(earlier)
+    return step, next((index for index, record in enumerate(earlier) if record.step >= step), len(earlier))
