@@ -14,7 +14,9 @@ from trainer.command import new_flags, parse, run_command
 from trainer.errors import ConfigError
 from trainer.process.quiet import quiet_start
 from trainer.process.signals import stop_requests
-from trainer.run.config import Config
+from trainer.run.catalog import check_name, find_experiment
+from trainer.run.config import Config, make_config
+from trainer.run.experiment import make_experiment
 
 if TYPE_CHECKING:
     from trainer.run.trainer import Result
@@ -36,19 +38,21 @@ def main(argv: Sequence[str]) -> int:
         return 0
     # From here on a signal is noted and not lost, through the seconds that TensorFlow's import takes.
     with stop_requests() as request:
+        # What needs no TensorFlow is checked before it is imported: a typo costs no wait.
+        name = str(values["experiment"].value)
         settings = dict(map(_setting, values["set"].value or ()))
+        options = {
+            item.name: values[item.name].value for item in dataclasses.fields(Config) if values[item.name].present
+        }
+        make_config(options, {})
+        check_name(name)
         with quiet_start():
             import tensorflow as tf
 
             tf.config.list_physical_devices()
-        from trainer.run.catalog import find_experiment
-        from trainer.run.experiment import make_experiment
         from trainer.run.trainer import Trainer
 
-        experiment = make_experiment(find_experiment(str(values["experiment"].value)), settings)
-        options = {
-            item.name: values[item.name].value for item in dataclasses.fields(Config) if values[item.name].present
-        }
+        experiment = make_experiment(find_experiment(name), settings)
         result = Trainer(experiment, stop_request=request, **options).run()
     if not (result.reason == "dry run" or values["progress"].value == "never"):
         print("\n".join(_closing_lines(result)))

@@ -1,4 +1,4 @@
-"""The configuration: one dataclass that is the command line's flags, the `Trainer`'s arguments and their documentation."""
+"""The configuration: one dataclass that is the flags, the `Trainer`'s arguments and the manual of both."""
 
 from __future__ import annotations
 
@@ -9,8 +9,12 @@ from typing import Any
 
 from trainer.errors import ConfigError
 from trainer.run.experiment import FREE, REFUSE, WARN
+from trainer.timeline.cadence import Cadence
 from trainer.timeline.duration import SECOND, Duration
 from trainer.timeline.schedule import RECONCILE_MODES
+
+
+_CADENCES = ("train_for", "log_every", "eval_every", "save_every")
 
 
 def _option(default: Any, help: str, *, on_resume: str = FREE, choices: tuple[str, ...] = ()) -> Any:
@@ -96,6 +100,9 @@ class Config:
         for name, least in (("keep_last", 1), ("keep_best", 0), ("threads", 0), ("orphans_keep", 0)):
             if getattr(self, name) < least:
                 raise ConfigError(f"{name}={getattr(self, name)} is too small; expected {least} or more")
+        for name in _CADENCES:
+            if getattr(self, name) is not None:
+                Cadence.parse(getattr(self, name))
         self.tick_seconds()
         self.profile_steps()
 
@@ -128,8 +135,7 @@ def make_config(options: Mapping[str, Any], suggested: Mapping[str, Any]) -> Con
             if name not in known:
                 raise ConfigError(f"{origin} no option {name!r}; expected one of {', '.join(sorted(known))}")
     # A library call may give a cadence as a bare number of steps.
-    texts = {"train_for", "log_every", "eval_every", "save_every", "tick"}
     given: dict[str, Any] = {**suggested, **options}
-    for name in texts & given.keys():
+    for name in {*_CADENCES, "tick"} & given.keys():
         given[name] = None if given[name] is None else str(given[name])
     return Config(**given)

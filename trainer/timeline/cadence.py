@@ -89,7 +89,7 @@ def position_on(axis: str, progress: Progress) -> int | float:
 
 
 def resolve(duration: Duration, *, epoch_examples: int | None, run: Duration | None, flag: str) -> Grid:
-    """`duration` on the axis on which it is counted: epochs are examples, a share of the run is what the run is counted in.
+    """`duration` on the axis on which it is counted: epochs in examples, a share of the run in what the run counts.
 
     Args:
       duration: what to place.

@@ -152,7 +152,7 @@ class Schedule:
         return Chunk(until, tuple(closes), boundary == until)
 
     def next_boundary(self, progress: Progress, *, pending: frozenset[str] = frozenset()) -> int | None:
-        """The next step at which something is due: an evaluation, a save, a decision, the end; None: the clock knows."""
+        """The next step at which an evaluation, a save, a decision or the end is due; None: only the clock knows."""
         steps = [self._first(self._evaluate, progress), self.last_step(progress)]
         steps.append(next((mark for mark in self._marks if mark > progress.step), None))
         if self._log_is_boundary:
