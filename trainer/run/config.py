@@ -13,7 +13,6 @@ from trainer.timeline.cadence import Cadence
 from trainer.timeline.duration import SECOND, Duration
 from trainer.timeline.schedule import RECONCILE_MODES
 
-
 _CADENCES = ("train_for", "log_every", "eval_every", "save_every")
 
 
@@ -101,8 +100,10 @@ class Config:
             if getattr(self, name) < least:
                 raise ConfigError(f"{name}={getattr(self, name)} is too small; expected {least} or more")
         for name in _CADENCES:
-            if getattr(self, name) is not None:
-                Cadence.parse(getattr(self, name))
+            try:
+                Cadence.parse(getattr(self, name) or "never")
+            except ConfigError as error:
+                raise ConfigError(f"{name}: {error}") from None
         self.tick_seconds()
         self.profile_steps()
 
