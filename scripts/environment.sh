@@ -18,6 +18,6 @@ prepare() {
   fi
   echo "Setting up $root/.venv …" >&2
   [[ -x $python ]] || "$base" -m venv "$root/.venv"
-  "$python" -m pip install --quiet --disable-pip-version-check --editable "$root${extra:+[$extra]}"
+  "$python" -m pip install --quiet --quiet --disable-pip-version-check --editable "$root${extra:+[$extra]}"
   echo "$wanted" >"$stamp"
 }
