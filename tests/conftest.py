@@ -67,7 +67,9 @@ def tensors_of() -> Callable[[pathlib.Path], dict[str, bytes]]:
         import tensorflow as tf
 
         reader = tf.train.load_checkpoint(str(folder / "state"))
-        return {key: reader.get_tensor(key).tobytes() for key in reader.get_variable_to_shape_map() if "OBJECT" not in key}
+        return {
+            key: reader.get_tensor(key).tobytes() for key in reader.get_variable_to_shape_map() if "OBJECT" not in key
+        }
 
     return read
 

@@ -20,7 +20,14 @@ pytestmark = pytest.mark.proof
 KILLS = 12
 ATTEMPTS_AT_MOST = 30
 # Co-prime cadences: a save falls at every possible place inside a window, and every third evaluation beside one.
-FLAGS = ("--train_for=3000steps", "--log_every=7", "--save_every=5", "--eval_every=11", "--tick=0.05s", "--progress=never")
+FLAGS = (
+    "--train_for=3000steps",
+    "--log_every=7",
+    "--save_every=5",
+    "--eval_every=11",
+    "--tick=0.05s",
+    "--progress=never",
+)
 
 
 @pytest.mark.parametrize("reconcile", ["carry"])

@@ -137,6 +137,9 @@ def make_config(options: Mapping[str, Any], suggested: Mapping[str, Any]) -> Con
                 raise ConfigError(f"{origin} no option {name!r}; expected one of {', '.join(sorted(known))}")
     # A library call may give a cadence as a bare number of steps.
     given: dict[str, Any] = {**suggested, **options}
+    if given.get("eval_every") == "never" and "monitor" not in options:
+        # What the experiment would monitor is of no use to a user who has evaluations off.
+        given.pop("monitor", None)
     for name in {*_CADENCES, "tick"} & given.keys():
         given[name] = None if given[name] is None else str(given[name])
     return Config(**given)

@@ -118,14 +118,18 @@ class Trainer:
         view = make_progress(self.config.progress)
         if self.config.dry_run:
             parts = assemble(self._experiment, self.config, name=self._name, known=known)
-            print("\n".join(_plan(parts)))
+            print("\n".join(_plan(parts, known or parts.info)))
             return self._result(parts, Stop("dry run", 0), store=None)
         with contextlib.ExitStack() as stack:
-            self._make_directory()
-            stack.enter_context(locked(self.directory.lock))
             request = self._stop_request or stack.enter_context(stop_requests())
-            known = RunInfo.load(self.directory)
+            # A directory in use is refused at once; one that is not there yet is made when nothing else is wrong.
+            exists = self.directory.files.exists(self.directory.path)
+            if exists:
+                stack.enter_context(self._locked())
             parts = assemble(self._experiment, self.config, name=self._name, known=known)
+            if not exists:
+                stack.enter_context(self._locked())
+            known = RunInfo.load(self.directory)
             warnings = self._identify(parts, known)
             journal = Journal(self.directory)
             stack.enter_context(_journaled_end(journal))
@@ -155,7 +159,7 @@ class Trainer:
         recovery = store.recover()
         self._bound_orphans()
         resumed = recovery.manifest
-        plan = _plan(parts)
+        plan = _plan(parts, info)
         journal.write("plan", lines=plan)
         if resumed:
             journal.write("resume", step=resumed.step, cut_bytes=recovery.cut_bytes)
@@ -213,13 +217,15 @@ class Trainer:
                 f"resume=must, but {directory.path} holds no checkpoint; check run_dir, or use --resume=auto"
             )
 
-    def _make_directory(self) -> None:
+    def _locked(self) -> contextlib.AbstractContextManager[None]:
+        """The lock on the directory, which is made where it is missing."""
         try:
             self.directory.files.make_directory(self.directory.path)
         except Unwritable as error:
             raise ConfigError(f"run_dir={self.directory.path} cannot be made: {error}") from error
         if not os.access(self.directory.path, os.W_OK | os.X_OK):
             raise ConfigError(f"run_dir={self.directory.path} is not writable; choose another, or mend its permissions")
+        return locked(self.directory.lock)
 
     def _identify(self, parts: Assembly, known: RunInfo | None) -> list[str]:
         """Checks that the directory holds this run, or says so in it; returns what is to be warned of."""
@@ -265,10 +271,10 @@ def _journaled_end(journal: Journal) -> Iterator[None]:
         raise
 
 
-def _plan(parts: Assembly) -> list[str]:
+def _plan(parts: Assembly, info: RunInfo) -> list[str]:
     return plan_lines(
         parts.schedule,
-        parts.info,
+        info,
         monitor=parts.best.monitor,
         mode=parts.best.mode,
         state_bytes=parts.state.size(),

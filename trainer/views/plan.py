@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from trainer.ledger.run_info import RunInfo
-from trainer.timeline.cadence import Progress
-from trainer.timeline.duration import SECOND, STEP
-from trainer.timeline.plan import make_plan
+from trainer.timeline.duration import EXAMPLE, RUN, SECOND, STEP, Duration
+from trainer.timeline.plan import Plan, make_plan
 from trainer.timeline.schedule import RECONCILE_MODES, Schedule
+from trainer.views.formatting import duration as spell_duration
 from trainer.views.formatting import size
 
 _RECONCILED = dict(
@@ -37,58 +37,69 @@ def plan_lines(
       keep_best: how many for being the best.
     """
     plan = make_plan(schedule)
-    about = "" if plan.exact else "about "
-    rows = [("run", f"{info.run_id[:8]}  {info.experiment}  seed {info.seed}  jit {info.jit}")]
+    rows = [("run", f"{info.run_id[:8]}  {info.experiment}  seed {info.seed}  jit {info.jit}"), ("on", _machine(info))]
     for split, facts in info.data.items():
         length = "endless" if facts["examples"] is None else f"{facts['examples']:,} examples"
         rows.append(("data", f"{split}: {length}, {facts['mode']}, fingerprint {facts['fingerprint']}"))
-    target = str(schedule.cadences["train_for"])
-    if plan.steps is None:
-        rows.append(("train", f"{target}: the clock ends it, so nothing can be counted"))
-    else:
-        epochs = schedule.epoch(plan.examples)
-        shown = "" if epochs is None else f", {epochs:.4g} epochs"
-        rows.append(("train", f"{_both(schedule, 'train_for')}: {plan.examples:,} examples{shown}"))
-    known = plan.steps is not None
-    rows.append(
-        ("log", _both(schedule, "log_every") + (f": {about}{plan.train_records:,} train records" if known else ""))
-    )
-    rows.append(
-        ("eval", _both(schedule, "eval_every") + (f": {about}{plan.evaluations:,} evaluations" if known else ""))
-    )
-    rows.append(
-        ("save", _both(schedule, "save_every") + (f": {about}{plan.checkpoints:,} checkpoints" if known else ""))
-    )
-    reconciled = f"{schedule.reconcile}: {_RECONCILED[schedule.reconcile]}"
+    rows.append(("train", _target(schedule, plan)))
+    rows.append(("log", _cadence(schedule, "log_every", plan, plan.train_records, "train record")))
+    rows.append(("eval", _cadence(schedule, "eval_every", plan, plan.evaluations, "evaluation")))
+    rows.append(("save", _cadence(schedule, "save_every", plan, plan.checkpoints, "checkpoint")))
+    rows.append(("", f"{schedule.reconcile}: {_RECONCILED[schedule.reconcile]}"))
     if plan.checkpoints:
         share = plan.checkpoints_on_window_ends / plan.checkpoints
-        reconciled += f"; {share:.0%} of the checkpoints end a window, the largest lag is {plan.largest_lag} steps"
-    rows.append(("", reconciled))
+        lag = _count(plan.largest_lag, "step")
+        rows.append(("", f"{share:.0%} of the checkpoints end a window; the largest lag is {lag}"))
     rows.append(("best", f"{monitor}, {mode}imized"))
     kept = keep_last + keep_best + 1
     rows.append(("disk", f"{size(state_bytes)} a checkpoint, at most {kept} kept: {size(state_bytes * kept)}"))
     return [f"{label:<6} {text}" for label, text in rows]
 
 
-def _both(schedule: Schedule, flag: str) -> str:
-    """A cadence in its own unit, and in steps where that is another."""
-    cadence = schedule.cadences[flag]
-    start = Progress()
+def _machine(info: RunInfo) -> str:
+    devices = ", ".join(info.machine["devices"]) or "no accelerator"
+    exact = ", deterministic operations" if info.deterministic else ""
+    return f"{info.machine['cpu']}, {info.threads['intra_op']} threads, {devices}{exact}"
+
+
+def _target(schedule: Schedule, plan: Plan) -> str:
+    target = " or ".join(map(_words, schedule.cadences["train_for"].durations))
+    if plan.steps is None:
+        return f"{target}: the clock ends it, so nothing can be counted"
+    steps = "" if target == _count(plan.steps, "step") else f" = {_count(plan.steps, 'step')}"
+    epochs = schedule.epoch(plan.examples)
+    return f"{target}{steps}: {plan.examples:,} examples" + ("" if epochs is None else f", {epochs:.4g} epochs")
+
+
+def _cadence(schedule: Schedule, flag: str, plan: Plan, number: int, noun: str) -> str:
+    """A cadence in its own unit and in steps, and how often it will fire."""
     texts = []
-    for duration, grid in zip(cadence.durations, schedule.grids(flag), strict=True):
-        text = str(duration)
-        if duration.unit != STEP and grid.axis != SECOND:
-            steps = schedule.step_at(grid, start)
-            text += (
-                f" = {steps:,} steps"
-                if grid.axis == STEP
-                else f" = {_steps(schedule, grid.numerator / grid.denominator)}"
-            )
-        texts.append(text)
-    if not texts:
-        return "never"
-    return ("" if flag == "train_for" else "every ") + " or ".join(texts)
+    for duration, grid in zip(schedule.cadences[flag].durations, schedule.grids(flag), strict=True):
+        period = grid.numerator / grid.denominator
+        if grid.axis == EXAMPLE:
+            period /= schedule.stepping.batch_size
+        steps = "" if duration.unit == STEP or grid.axis == SECOND else f" = {period:,.6g} steps"
+        texts.append(_words(duration) + steps)
+    never = "at the end" if flag == "save_every" else "never"
+    text = "every " + " or ".join(texts) if texts else never
+    if plan.steps is None or not number:
+        return text
+    return f"{text}: {'' if plan.exact else 'about '}{_count(number, noun)}"
 
 
-def _steps(schedule: Schedule, examples: float) -> str:
-    return f"{examples / schedule.stepping.batch_size:,.6g} steps"
+def _words(duration: Duration) -> str:
+    """A duration as it is said: `100 steps`, `1 epoch`, `1/15 of the run`, `1h 30m`."""
+    if duration.unit == SECOND:
+        return spell_duration(float(duration.number))
+    number = (
+        f"{int(duration.number):,}"
+        if duration.number.denominator == 1
+        else str(duration).rstrip("abcdefghijklmnopqrstuvwxyz")
+    )
+    if duration.unit == RUN:
+        return f"{number} of the run"
+    return f"{number} {duration.unit}{'' if duration.number == 1 else 's'}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -1,0 +1,94 @@
+"""The journal: one line an event, append-only, and readable whatever a kill left of it."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import pathlib
+
+import pytest
+
+from trainer.ledger.directory import RunDirectory
+from trainer.ledger.journal import Journal, last_attempt, read_journal
+
+NOON = datetime.datetime(2024, 5, 6, 12, 0, 0, 250_000, tzinfo=datetime.timezone.utc)
+
+
+def journal_in(path: pathlib.Path) -> Journal:
+    return Journal(RunDirectory(path), now=lambda: NOON)
+
+
+def test_a_line_has_time_attempt_event_and_then_the_details(tmp_path: pathlib.Path) -> None:
+    journal_in(tmp_path).write("save", step=500, reasons=["interval"], stall_s=0.25)
+    assert (tmp_path / "journal.jsonl").read_bytes() == (
+        b'{"time":"2024-05-06T12:00:00.250000Z","attempt":1,"event":"save",'
+        b'"step":500,"reasons":["interval"],"stall_s":0.25}\n'
+    )
+
+
+def test_the_wall_clock_is_utc(tmp_path: pathlib.Path) -> None:
+    before = datetime.datetime.now(datetime.timezone.utc)
+    Journal(RunDirectory(tmp_path)).write("start")
+    after = datetime.datetime.now(datetime.timezone.utc)
+    (entry,) = read_journal(RunDirectory(tmp_path))
+    assert entry["time"].endswith("Z")
+    assert before <= datetime.datetime.fromisoformat(entry["time"].replace("Z", "+00:00")) <= after
+
+
+def test_attempts_are_numbered_from_1_and_lines_stay(tmp_path: pathlib.Path) -> None:
+    for attempt in (1, 2, 3):
+        journal = journal_in(tmp_path)
+        assert journal.attempt == attempt
+        journal.write("start")
+        journal.write("stop", exit_code=0)
+    entries = read_journal(RunDirectory(tmp_path))
+    assert [entry["attempt"] for entry in entries] == [1, 1, 2, 2, 3, 3]
+    assert last_attempt(RunDirectory(tmp_path)) == 3
+
+
+def test_before_the_first_attempt_there_is_nothing(tmp_path: pathlib.Path) -> None:
+    directory = RunDirectory(tmp_path)
+    assert read_journal(directory) == []
+    assert last_attempt(directory) == 0
+
+
+@pytest.mark.parametrize("torn", [b'{"time":"2024-05-06T12:00:00Z","attempt":2,"ev', b"{", b'{"time":"\xc3', b"\x00" * 40])
+def test_a_line_torn_by_a_kill_harms_no_other(tmp_path: pathlib.Path, torn: bytes) -> None:
+    journal_in(tmp_path).write("start")
+    path = tmp_path / "journal.jsonl"
+    whole = path.read_bytes()
+    path.write_bytes(whole + torn)
+    directory = RunDirectory(tmp_path)
+    assert [entry["event"] for entry in read_journal(directory)] == ["start"]
+    journal = journal_in(tmp_path)
+    journal.write("resume", step=7)
+    assert path.read_bytes().startswith(whole + torn)  # never cut
+    entries = read_journal(directory)
+    assert [(entry["attempt"], entry["event"]) for entry in entries] == [(1, "start"), (2, "resume")]
+
+
+def test_a_last_line_that_only_lacks_its_end_counts(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    journal_in(tmp_path).write("start")
+    path.write_bytes(path.read_bytes().rstrip(b"\n"))
+    journal = journal_in(tmp_path)
+    journal.write("start")
+    assert [entry["attempt"] for entry in read_journal(RunDirectory(tmp_path))] == [1, 2]
+
+
+def test_attempts_are_not_confused_by_a_very_long_line(tmp_path: pathlib.Path) -> None:
+    journal_in(tmp_path).write("fault", message="x" * 200_000)
+    assert journal_in(tmp_path).attempt == 2
+
+
+def test_attempts_go_on_after_a_very_long_journal(tmp_path: pathlib.Path) -> None:
+    line = json.dumps({"time": "", "attempt": 7, "event": "save", "step": 1}).encode() + b"\n"
+    (tmp_path / "journal.jsonl").write_bytes(line * 20_000)
+    assert journal_in(tmp_path).attempt == 8
+
+
+@pytest.mark.parametrize("line", [b"[]", b"7", b"null", b"{}", b'{"attempt":"two"}', b'"text"'])
+def test_lines_that_are_no_entries_are_passed_over(tmp_path: pathlib.Path, line: bytes) -> None:
+    (tmp_path / "journal.jsonl").write_bytes(line + b"\n")
+    assert read_journal(RunDirectory(tmp_path)) == []
+    assert journal_in(tmp_path).attempt == 1

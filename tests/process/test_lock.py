@@ -1,0 +1,107 @@
+"""One writer a run directory."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from trainer.errors import InUse, Unwritable
+from trainer.process.lock import locked
+
+HOLDER = """
+import sys, time
+from trainer.process.lock import locked
+with locked(sys.argv[1]):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def path(tmp_path):
+    return str(tmp_path / "lock")
+
+
+@pytest.fixture
+def holder(path):
+    """Another process that holds the lock."""
+    process = subprocess.Popen([sys.executable, "-c", HOLDER, path], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "held\n"
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def test_second_process_is_refused_and_told_who_holds_the_directory(path, holder):
+    with pytest.raises(InUse) as refused, locked(path):
+        pytest.fail("two processes hold the lock")
+    message = str(refused.value)
+    assert refused.value.exit_code == 73
+    assert os.path.dirname(path) in message
+    assert f"process {holder.pid} " in message
+    assert socket.gethostname() in message
+    with open(path) as file:
+        since = json.load(file)["since"]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", since)
+    assert since in message
+    assert "\n" not in message
+
+
+def test_refusal_leaves_the_holder_in_place(path, holder):
+    for _ in range(2):
+        with pytest.raises(InUse, match=f"process {holder.pid} "), locked(path):
+            pytest.fail("two processes hold the lock")
+
+
+def test_lock_of_a_killed_process_does_not_hold(path, holder):
+    holder.kill()
+    holder.wait()
+    with locked(path), open(path) as file:
+        assert json.load(file)["pid"] == os.getpid()
+
+
+def test_lock_is_free_again_when_its_block_ends(path):
+    with locked(path):
+        pass
+    with pytest.raises(RuntimeError), locked(path):
+        raise RuntimeError
+    with locked(path):
+        pass
+
+
+def test_second_lock_in_one_process_is_refused_too(path):
+    with locked(path):
+        with pytest.raises(InUse, match=f"process {os.getpid()} "), locked(path):
+            pytest.fail("the lock is held twice")
+        # The refused one let nothing go.
+        with pytest.raises(InUse), locked(path):
+            pytest.fail("the lock is held twice")
+
+
+def test_longer_note_of_an_earlier_holder_is_replaced(path):
+    with open(path, "w") as file:
+        json.dump({"host": "a" * 200, "pid": 1, "since": "2020-01-01T00:00:00Z"}, file)
+    with locked(path), open(path) as file:
+        assert json.load(file)["host"] == socket.gethostname()
+
+
+@pytest.mark.parametrize("note", ["", "{", "{}", "[]", "5", "\0\0"])
+def test_holder_without_a_readable_note_is_refused_all_the_same(path, note):
+    with locked(path):
+        with open(path, "w") as file:
+            file.write(note)
+        with pytest.raises(InUse, match="in use by another process"), locked(path):
+            pytest.fail("two hold the lock")
+
+
+def test_lock_that_cannot_be_made_is_refused_in_one_line(tmp_path):
+    path = str(tmp_path / "missing" / "lock")
+    with pytest.raises(Unwritable, match="cannot write .*missing/lock") as refused, locked(path):
+        pytest.fail("there is no such folder")
+    assert "\n" not in str(refused.value)

@@ -1,0 +1,136 @@
+"""The configuration: the flags, their defaults and what they refuse."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from trainer.errors import ConfigError
+from trainer.run.config import Config, make_config
+
+# The defaults that users rely on.
+DEFAULTS = {
+    "train_for": None,
+    "epoch_examples": None,
+    "log_every": "100steps",
+    "eval_every": "1epoch",
+    "eval_at_start": False,
+    "save_every": "1epoch",
+    "reconcile": "carry",
+    "clock_in_log": False,
+    "keep_last": 3,
+    "keep_best": 1,
+    "monitor": None,
+    "mode": "auto",
+    "resume": "auto",
+    "seed": 17,
+    "deterministic": "auto",
+    "threads": 0,
+    "jit": "auto",
+    "tick": "1s",
+    "orphans_keep": 2,
+    "progress": "auto",
+    "dry_run": False,
+}
+
+
+@pytest.mark.parametrize(("name", "value"), DEFAULTS.items())
+def test_defaults_are_those_of_the_manual(name: str, value: Any) -> None:
+    assert getattr(make_config({}, {}), name) == value
+
+
+def test_every_option_has_its_line_in_the_manual_and_a_rule_for_a_resume() -> None:
+    for item in dataclasses.fields(Config):
+        assert item.metadata["help"].strip(), item.name
+        assert item.metadata["on_resume"] in ("free", "warn", "refuse"), item.name
+
+
+def test_what_changes_the_log_is_never_changed_in_silence_by_a_resume() -> None:
+    rules = {item.name: item.metadata["on_resume"] for item in dataclasses.fields(Config)}
+    for name in ("log_every", "eval_every", "reconcile", "seed", "jit", "threads", "deterministic", "clock_in_log"):
+        assert rules[name] != "free", name
+
+
+def test_what_the_user_gives_wins_over_what_the_experiment_suggests_and_that_over_the_defaults() -> None:
+    suggested = {"train_for": "60epochs", "log_every": "10steps"}
+    config = make_config({"train_for": "5steps"}, suggested)
+    assert (config.train_for, config.log_every, config.save_every) == ("5steps", "10steps", "1epoch")
+
+
+def test_a_bare_number_of_steps_is_welcome_in_a_library_call() -> None:
+    config = make_config({"train_for": 1000, "log_every": 10, "save_every": 50, "eval_every": 20}, {})
+    assert (config.train_for, config.log_every, config.save_every, config.eval_every) == ("1000", "10", "50", "20")
+
+
+@pytest.mark.parametrize(
+    ("options", "suggested", "message"),
+    [
+        ({"train_four": "10steps"}, {}, r"train_four.*train_for"),
+        ({}, {"monitr": "x/loss"}, r"experiment.*monitr.*monitor"),
+        ({"reconcile": "sometimes"}, {}, r"reconcile=sometimes.*carry, flush, align"),
+        ({"mode": "avg"}, {}, r"mode=avg.*min"),
+        ({"resume": "yes"}, {}, r"resume=yes.*auto, must, never"),
+        ({"jit": "all"}, {}, r"jit=all.*none, chunk"),
+        ({"deterministic": "maybe"}, {}, r"deterministic=maybe"),
+        ({"progress": "fancy"}, {}, r"progress=fancy"),
+        ({"keep_last": 0}, {}, r"keep_last=0.*1 or more"),
+        ({"keep_best": -1}, {}, r"keep_best=-1"),
+        ({"threads": -2}, {}, r"threads=-2"),
+        ({"log_every": "10stepz"}, {}, r"log_every.*10stepz.*100steps"),
+        ({"train_for": "ten steps"}, {}, r"train_for.*ten steps"),
+        ({"save_every": "-5steps"}, {}, r"save_every.*-5steps"),
+        ({"eval_every": "1epoch,,2steps"}, {}, r"eval_every"),
+        ({"tick": "10steps"}, {}, r"tick=10steps.*1s"),
+        ({"tick": "soon"}, {}, r"tick.*soon"),
+        ({"tick": "0s"}, {}, r"tick.*0s"),
+        ({"profile": "120..100"}, {}, r"profile=120..100.*100..120steps"),
+        ({"profile": "first"}, {}, r"profile=first"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line_that_says_what_was_given_and_what_is_expected(
+    options: dict[str, Any], suggested: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        make_config(options, suggested)
+    assert "\n" not in str(caught.value)
+    assert caught.value.exit_code == 64
+
+
+@pytest.mark.parametrize(
+    "options", [{"keep_last": "three"}, {"threads": None}, {"eval_at_start": "perhaps"}, {"seed": "lucky"}]
+)
+def test_a_value_of_another_type_is_refused_as_what_it_is(options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(options))):
+        make_config(options, {})
+
+
+@pytest.mark.parametrize("name", ["log_every", "eval_every", "save_every"])
+def test_a_cadence_of_nothing_is_refused_because_never_is_a_word(name: str) -> None:
+    with pytest.raises(ConfigError, match=name):
+        make_config({name: ""}, {})
+
+
+def test_the_steps_of_a_profile_are_a_range() -> None:
+    assert make_config({"profile": "100..120steps"}, {}).profile_steps() == (100, 120)
+    assert make_config({"profile": "0..3"}, {}).profile_steps() == (0, 3)
+    assert make_config({}, {}).profile_steps() is None
+
+
+def test_the_tick_is_told_in_seconds() -> None:
+    assert make_config({}, {}).tick_seconds() == 1.0
+    assert make_config({"tick": "0.05s"}, {}).tick_seconds() == 0.05
+    assert make_config({"tick": "1m"}, {}).tick_seconds() == 60.0
+
+
+def test_a_configuration_does_not_change() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        make_config({}, {}).seed = 3  # type: ignore[misc]
+
+
+def test_flags_are_checked_without_waiting_for_tensorflow() -> None:
+    code = "import sys; sys.modules['tensorflow'] = None; import trainer.run.config, trainer.run.catalog"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
