@@ -114,7 +114,12 @@ def make_manifest(step: int, **fields: Any) -> Manifest:
         "parent": None,
         "files": (),
         "log": LogPosition(0, 0, ""),
-        "train": {"relation": "window", "window": [step - 100, step], "lag": 0, "metrics": {"loss": 100 / (100 + step)}},
+        "train": {
+            "relation": "window",
+            "window": [step - 100, step],
+            "lag": 0,
+            "metrics": {"loss": 100 / (100 + step)},
+        },
         "open_window": {"from": step, "steps": 0, "metrics": {}},
         "eval": {},
         "control": {"best": {}, "early_stop": {}, "cadence": {"seconds": 0.0}, "pending": []},

@@ -39,7 +39,11 @@ def put(path: str, *names: str) -> None:
 def test_description_gives_size_and_crc32_of_each_state_file(directory):
     put(directory.checkpoint(500), "state.data-00000-of-00002", "state.data-00001-of-00002", "state.index", "notes.txt")
     described = folder.describe_files(directory, 500)
-    assert [file.name for file in described] == ["state.data-00000-of-00002", "state.data-00001-of-00002", "state.index"]
+    assert [file.name for file in described] == [
+        "state.data-00000-of-00002",
+        "state.data-00001-of-00002",
+        "state.index",
+    ]
     for file in described:
         content = b"content of " + file.name.encode()
         assert (file.bytes, file.crc32) == (len(content), f"{zlib.crc32(content):08x}")

@@ -41,7 +41,7 @@ def vouched_log(directory, step):
     return Path(directory.metrics).read_bytes()[:size]
 
 
-def rewrite(directory, step, **values):
+def rewrite(directory, step, /, **values):
     path = Path(directory.manifest(step))
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
@@ -198,7 +198,7 @@ def test_nothing_is_moved_when_the_log_is_not_what_the_checkpoint_vouches_for(ki
     Path(directory.metrics).write_bytes(b"\n".join(lines))
     before = tree(directory.path)
     for _ in range(2):
-        with pytest.raises(Unusable, match="record.* 3 ") as refused:
+        with pytest.raises(Unusable, match=r"record.* 3 ") as refused:
             resume(directory)
         assert refused.value.exit_code == 66
         assert tree(directory.path) == before

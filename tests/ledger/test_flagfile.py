@@ -7,6 +7,7 @@ import pathlib
 import pytest
 from absl import flags
 
+from trainer.command import new_flags
 from trainer.ledger.directory import RunDirectory
 from trainer.ledger.flagfile import read_flags, write_flags
 
@@ -32,7 +33,10 @@ def test_the_flags_of_the_last_attempt_are_read_by_name(tmp_path: pathlib.Path) 
     write_flags(directory, {"seed": 1, "gone": "x"}, SETTINGS)
     write_flags(directory, FLAGS, SETTINGS)
     assert read_flags(directory) == {
-        **{"train_for": "10epochs", "seed": "17", "dry_run": "false", "async_save": "true"},
+        "train_for": "10epochs",
+        "seed": "17",
+        "dry_run": "false",
+        "async_save": "true",
         "save_overhead": "0.03",
     }
 
@@ -44,7 +48,7 @@ def test_before_the_first_attempt_there_are_none(tmp_path: pathlib.Path) -> None
 @pytest.mark.parametrize("run_dir", ["runs/digits", "/a b/ü=1", "C#", "--odd"])
 def test_absl_reads_the_same_values_back(tmp_path: pathlib.Path, run_dir: str) -> None:
     write_flags(RunDirectory(tmp_path), {**FLAGS, "run_dir": run_dir}, SETTINGS)
-    values = flags.FlagValues()
+    values = new_flags()
     flags.DEFINE_string("train_for", "", "", flag_values=values)
     flags.DEFINE_string("run_dir", "", "", flag_values=values)
     flags.DEFINE_integer("seed", 0, "", flag_values=values)

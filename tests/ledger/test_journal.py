@@ -52,7 +52,9 @@ def test_before_the_first_attempt_there_is_nothing(tmp_path: pathlib.Path) -> No
     assert last_attempt(directory) == 0
 
 
-@pytest.mark.parametrize("torn", [b'{"time":"2024-05-06T12:00:00Z","attempt":2,"ev', b"{", b'{"time":"\xc3', b"\x00" * 40])
+@pytest.mark.parametrize(
+    "torn", [b'{"time":"2024-05-06T12:00:00Z","attempt":2,"ev', b"{", b'{"time":"\xc3', b"\x00" * 40]
+)
 def test_a_line_torn_by_a_kill_harms_no_other(tmp_path: pathlib.Path, torn: bytes) -> None:
     journal_in(tmp_path).write("start")
     path = tmp_path / "journal.jsonl"

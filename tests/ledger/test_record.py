@@ -17,9 +17,7 @@ TRAIN_LINE = (
     b'{"kind":"train","step":300,"examples":19200,"epoch":12.8,"window":[200,300],'
     b'"metrics":{"loss":0.412,"accuracy":0.87},"learning_rate":0.001}\n'
 )
-TRAIN = Record(
-    "train", 300, 19200, 12.8, {"loss": 0.412, "accuracy": 0.87}, window=(200, 300), learning_rate=0.001
-)
+TRAIN = Record("train", 300, 19200, 12.8, {"loss": 0.412, "accuracy": 0.87}, window=(200, 300), learning_rate=0.001)
 EVAL_LINE = (
     b'{"kind":"eval","step":300,"examples":19200,"epoch":12.8,"split":"validation","weights":"raw",'
     b'"metrics":{"loss":0.398,"accuracy":0.88}}\n'
@@ -72,14 +70,16 @@ def test_the_loss_comes_first_and_the_others_by_name() -> None:
 
 
 @given(st.floats(width=32, allow_nan=False, allow_infinity=False))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_float32_is_written_in_its_own_shortest_form(value: float) -> None:
     single = np.float32(value)
     written = plain_number(single)
     text = json.dumps(written)
     assert np.float32(float(text)) == single
     assert math.copysign(1, float(text)) == math.copysign(1, value)
-    digits = len(str(np.format_float_scientific(single, unique=True, trim="-")).partition("e")[0].strip("-").replace(".", ""))
+    digits = len(
+        str(np.format_float_scientific(single, unique=True, trim="-")).partition("e")[0].strip("-").replace(".", "")
+    )
     assert len(repr(written).partition("e")[0].strip("-").replace(".", "").strip("0")) <= digits
 
 
@@ -141,7 +141,7 @@ EVAL_RECORDS = st.builds(
 
 
 @given(TRAIN_RECORDS | EVAL_RECORDS)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_what_is_written_is_read_again_and_written_the_same(record: Record) -> None:
     line = record.line()
     assert line.count(b"\n") == 1

@@ -102,6 +102,6 @@ def test_holder_without_a_readable_note_is_refused_all_the_same(path, note):
 
 def test_lock_that_cannot_be_made_is_refused_in_one_line(tmp_path):
     path = str(tmp_path / "missing" / "lock")
-    with pytest.raises(Unwritable, match="cannot write .*missing/lock") as refused, locked(path):
+    with pytest.raises(Unwritable, match=r"cannot write .*missing/lock") as refused, locked(path):
         pytest.fail("there is no such folder")
     assert "\n" not in str(refused.value)

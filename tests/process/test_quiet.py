@@ -46,20 +46,28 @@ def test_what_is_written_to_stdout_is_not_touched(capfd):
 
 @pytest.mark.parametrize("error", [ImportError, SystemExit, KeyboardInterrupt])
 def test_exception_lets_everything_out_and_goes_on(capfd, error):
-    with pytest.raises(error), quiet_start():
-        say("why it failed\n")
-        raise error
+    def start():
+        with quiet_start():
+            say("why it failed\n")
+            raise error
+
+    with pytest.raises(error):
+        start()
     say("after\n")
     assert capfd.readouterr().err == "why it failed\nafter\n"
 
 
 def test_long_chatter_is_let_out_whole(capfd):
     lines = "".join(f"line {number} of many\n" for number in range(20_000))
-    with pytest.raises(ImportError), quiet_start():
-        sys.stderr.flush()
-        for start in range(0, len(lines), 4096):
-            say(lines[start : start + 4096])
-        raise ImportError
+
+    def start():
+        with quiet_start():
+            for place in range(0, len(lines), 4096):
+                say(lines[place : place + 4096])
+            raise ImportError
+
+    with pytest.raises(ImportError):
+        start()
     assert capfd.readouterr().err == lines
 
 

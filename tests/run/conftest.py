@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import trainer
 from trainer.checkpoint.store import CheckpointStore
 from trainer.ledger.directory import RunDirectory
 from trainer.ledger.manifest import Manifest
-from trainer.run.program import Program
+from trainer.run.program import Program, Row
 from trainer.run.state import TrainState
 
 FEATURES = 3
@@ -83,7 +84,7 @@ class Linear(trainer.Experiment):
         )
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def linear() -> type[Linear]:
     """The experiment, to be made or to be derived from."""
     return Linear
@@ -96,15 +97,28 @@ class Machinery:
     state: TrainState
     program: Program
 
-    def bits(self) -> dict[str, bytes]:
-        """Every variable of the state, by its name in a checkpoint."""
+    def variables(self) -> dict[str, tf.Variable]:
+        """Everything that training changes, by name."""
         found = {"step": self.state.step, "examples": self.state.examples, "window": self.state.window}
-        for part in (self.state.model, *self.state.optimizers().values()):
-            found |= {f"{type(part).__name__}/{index}": value for index, value in enumerate(part.variables)}
-        return {name: variable.numpy().tobytes() for name, variable in found.items()}
+        for name, part in {"model": self.state.model, **self.state.optimizers()}.items():
+            found |= {f"{name}/{index}": variable for index, variable in enumerate(part.variables)}
+        return found
+
+    def bits(self) -> dict[str, bytes]:
+        """The bytes of everything that training changes."""
+        return {name: variable.numpy().tobytes() for name, variable in self.variables().items()}
+
+    def run(self, *cuts: int, closes: Sequence[int] = ()) -> list[Row]:
+        """Trains in chunks that end at `cuts`; returns the windows that closed, and last the open one."""
+        rows: list[Row] = []
+        for start, until in itertools.pairwise((int(self.state.step.numpy()), *cuts)):
+            advance = self.program.run(until, [step for step in closes if start < step <= until])
+            assert advance.finite
+            rows += advance.rows
+        return [*rows, advance.open]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def machinery() -> Callable[..., Machinery]:
     """Builds the program of an experiment."""
 
@@ -113,6 +127,24 @@ def machinery() -> Callable[..., Machinery]:
         return Machinery(state, Program(experiment, state, experiment.train_data(), seed=seed, jit=jit))
 
     return build
+
+
+@pytest.fixture(scope="module")
+def rewound(machinery: Callable[..., Machinery]) -> Callable[..., Machinery]:
+    """As `machinery`, but what was built once is built no more: it is put back to where it began."""
+    built: dict[Any, tuple[Machinery, dict[str, np.ndarray]]] = {}
+
+    def lend(experiment: trainer.Experiment, **options: Any) -> Machinery:
+        key = (experiment, *sorted(options.items()))
+        if key not in built:
+            machine = machinery(experiment, **options)
+            built[key] = machine, {name: variable.numpy() for name, variable in machine.variables().items()}
+        machine, start = built[key]
+        for name, variable in machine.variables().items():
+            variable.assign(start[name])
+        return machine
+
+    return lend
 
 
 @pytest.fixture

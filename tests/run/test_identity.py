@@ -32,7 +32,7 @@ class Fields(Experiment):
     def loss(self, model: Any, batch: Any, *, training: bool, seed: Any) -> Any: ...
 
 
-def info(experiment: Fields | None = None, **changes: Any) -> RunInfo:
+def info(experiment: Fields | None = None, /, **changes: Any) -> RunInfo:
     known = RunInfo(
         experiment="here:Fields",
         parameters=parameters(experiment or Fields()),

@@ -44,7 +44,7 @@ def test_what_is_no_cadence_is_refused(text: str) -> None:
 
 
 @given(PERIODS, st.integers(0, 500), st.integers(0, 500))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_a_point_is_crossed_exactly_when_the_floor_of_the_quotient_grows(period: Fraction, one: int, two: int) -> None:
     before, now = sorted((one, two))
     crossed = math.floor(now / period) > math.floor(before / period)
@@ -53,13 +53,13 @@ def test_a_point_is_crossed_exactly_when_the_floor_of_the_quotient_grows(period:
 
 
 @given(PERIODS, st.floats(0, 1e9))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_seconds_are_placed_exactly(period: Fraction, seconds: float) -> None:
     assert grid_of(period, SECOND).index(seconds) == math.floor(Fraction(seconds) / period)
 
 
 @given(PERIODS, st.integers(0, 500))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_the_following_position_is_the_first_that_crosses(period: Fraction, position: int) -> None:
     grid = grid_of(period)
     following = grid.following(position)

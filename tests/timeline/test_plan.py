@@ -57,7 +57,7 @@ def cadences(*others: str) -> st.SearchStrategy[str]:
     st.integers(1, 30),
     st.sampled_from(["wrap", "short"]),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_the_counts_are_those_of_a_walk_through_the_run(
     steps: int, log_every: str, eval_every: str, save_every: str, reconcile: str, batch_size: int, last: str
 ) -> None:

@@ -8,9 +8,7 @@ from hypothesis import strategies as st
 
 from trainer.timeline.stepping import Stepping
 
-STEPPINGS = st.builds(
-    Stepping, st.integers(1, 40), st.none() | st.integers(1, 60), st.sampled_from(["wrap", "short"])
-)
+STEPPINGS = st.builds(Stepping, st.integers(1, 40), st.none() | st.integers(1, 60), st.sampled_from(["wrap", "short"]))
 
 
 def one_step(stepping: Stepping, examples: int) -> int:
@@ -22,7 +20,7 @@ def one_step(stepping: Stepping, examples: int) -> int:
 
 
 @given(STEPPINGS, st.integers(0, 300), st.integers(0, 60))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_advance_is_that_many_batches(stepping: Stepping, examples: int, steps: int) -> None:
     expected = examples
     for _ in range(steps):
@@ -31,13 +29,13 @@ def test_advance_is_that_many_batches(stepping: Stepping, examples: int, steps: 
 
 
 @given(STEPPINGS, st.integers(0, 10**15), st.integers(0, 10**12), st.integers(0, 10**12))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_advancing_twice_is_advancing_once(stepping: Stepping, examples: int, first: int, second: int) -> None:
     assert stepping.advance(stepping.advance(examples, first), second) == stepping.advance(examples, first + second)
 
 
 @given(STEPPINGS, st.integers(0, 10**15), st.integers(-100, 10**12))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_steps_to_is_the_fewest_that_reach_the_target(stepping: Stepping, examples: int, distance: int) -> None:
     target = examples + distance
     steps = stepping.steps_to(examples, target)

@@ -122,11 +122,11 @@ class Manifest:
                 log=LogPosition(
                     _count(value["log"], "records"), _count(value["log"], "bytes"), str(value["log"]["sha256"])
                 ),
-                train=value["train"],
-                open_window=dict(value["open_window"]),
-                eval=dict(value["eval"]),
-                control=dict(value["control"]),
-                data=dict(value["data"]),
+                train=None if value["train"] is None else _section(value, "train"),
+                open_window=_section(value, "open_window"),
+                eval=_section(value, "eval"),
+                control=_section(value, "control"),
+                data=_section(value, "data"),
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise BadManifest(f"its manifest lacks or garbles {error}") from error
@@ -178,6 +178,13 @@ def eval_relation(records: Mapping[str, Record], step: int) -> dict[str, Any]:
         }
         for split, record in sorted(records.items())
     }
+
+
+def _section(value: Mapping[str, Any], key: str) -> dict[str, Any]:
+    section = value[key]
+    if not isinstance(section, dict):
+        raise BadManifest(f"its manifest has {key}={section!r}; expected an object")
+    return section
 
 
 def _count(value: Mapping[str, Any], key: str) -> int:

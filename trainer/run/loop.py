@@ -19,7 +19,7 @@ from trainer.run.profile import Profile
 from trainer.run.program import MAX_CLOSES, Row
 from trainer.run.records import eval_record, open_window, train_record
 from trainer.timeline.cadence import Progress
-from trainer.timeline.schedule import EVALUATION, FLUSH
+from trainer.timeline.schedule import EVALUATION, FLUSH, Due
 from trainer.views.progress import Progress as ProgressView
 from trainer.views.tensorboard import EventWriter
 
@@ -103,20 +103,20 @@ class Loop:
         schedule = self._parts.schedule
         stop = None
         if self._pending:
-            stop = self._boundary()
+            stop = self._boundary(self._due())
         elif schedule.finished(self._now):
             stop = Stop("nothing to do", EXIT_DONE)
         while stop is None:
             boundary = bool(self._stop_request) or self._run_chunk()
-            due = schedule.due(self._before, self._now, pending=self._pending)
-            if boundary or due.save or due.stop or due.log or due.evaluate or self._stop_request:
-                stop = self._boundary()
+            due = self._due()
+            if boundary or due.anything or self._stop_request:
+                stop = self._boundary(due)
             elif time.monotonic() - self._synced > _SYNC_SECONDS:
                 self._sync()
         self._sync()
         return stop
 
-    def _boundary(self) -> Stop | None:
+    def _boundary(self, due: Due) -> Stop | None:
         """What happens at a boundary, in the order of the contract::
 
         EVAL    if due   -> eval records, measured on the weights of this step
@@ -125,7 +125,6 @@ class Loop:
         STOP    target reached, or a signal
         """
         now, request = self._now, self._stop_request
-        due = self._parts.schedule.due(self._before, now, pending=self._pending)
         self._before, self._pending = now, due.pending
         self._to.profile.at(now.step)
         if due.log and self._window_start != now.step:
@@ -145,6 +144,9 @@ class Loop:
             return Stop("interrupted" if request.exit_code == 130 else "preempted", request.exit_code)
         return Stop("target reached", EXIT_DONE) if due.stop else None
 
+    def _due(self) -> Due:
+        return self._parts.schedule.due(self._before, self._now, pending=self._pending)
+
     def _run_chunk(self) -> bool:
         """Trains to the next boundary or for a tick, logs the windows that closed, and says whether at a boundary."""
         parts = self._parts
@@ -153,18 +155,19 @@ class Loop:
         )
         started = time.monotonic()
         advance = parts.program.run(chunk.until, [step for step, _ in chunk.closes])
-        finished = time.monotonic()
-        self._pace.learn(chunk.until - self._now.step, finished - started)
+        ended = time.monotonic()
+        self._pace.learn(chunk.until - self._now.step, ended - started)
         closed_by = dict(chunk.closes)
         self._append([self._train_record(row, closed_by[row.step]) for row in advance.rows])
         self._open = advance.open
-        self._now = Progress(advance.open.step, advance.open.examples, finished - self._began)
+        self._now = Progress(advance.open.step, advance.open.examples, ended - self._began)
         if not advance.finite:
             raise Diverged(
                 f"the loss is not finite at step {self._now.step}; {self._newest()} stays the newest checkpoint: "
                 "lower the learning rate or look at the data of that step"
             )
-        save = parts.schedule.next_boundary(self._now, pending=self._pending)
+        finished = parts.schedule.finished(self._now)
+        save = None if finished else parts.schedule.next_save(self._now, pending=self._pending)
         self._to.view.update(
             step=self._now.step,
             epoch=parts.schedule.epoch(self._now.examples),

@@ -60,13 +60,13 @@ class Files:
             return
         parent = os.path.dirname(os.path.abspath(path))
         self.make_directory(parent)
-        with _writing(path):
+        with writing(path):
             os.mkdir(path)
         self.sync_directory(parent)
 
     def write(self, path: str, data: bytes) -> None:
         """Writes `data` to a new or emptied file, durably; its name is durable after `sync_directory`."""
-        with _writing(path), open(path, "wb") as file:
+        with writing(path), open(path, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -80,7 +80,7 @@ class Files:
 
     def append(self, path: str, data: bytes) -> None:
         """Adds `data` to the end of `path` with one write; durable after `sync`."""
-        with _writing(path):
+        with writing(path):
             descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
             try:
                 written = 0
@@ -91,18 +91,18 @@ class Files:
 
     def truncate(self, path: str, size: int) -> None:
         """Cuts `path` to its first `size` bytes, durably."""
-        with _writing(path), open(path, "r+b") as file:
+        with writing(path), open(path, "r+b") as file:
             file.truncate(size)
             os.fsync(file.fileno())
 
     def sync(self, path: str) -> None:
         """Makes what was written to the file `path` durable."""
-        with _writing(path), open(path, "rb") as file:
+        with writing(path), open(path, "rb") as file:
             os.fsync(file.fileno())
 
     def sync_directory(self, path: str) -> None:
         """Makes the names in the folder `path` durable."""
-        with _writing(path):
+        with writing(path):
             descriptor = os.open(path, os.O_RDONLY)
             try:
                 os.fsync(descriptor)
@@ -111,12 +111,12 @@ class Files:
 
     def rename(self, source: str, target: str) -> None:
         """Moves a file or folder within the file system, replacing a file at `target`."""
-        with _writing(target):
+        with writing(target):
             os.replace(source, target)
 
     def remove(self, path: str) -> None:
         """Removes the file `path`, if it is there."""
-        with _writing(path), contextlib.suppress(FileNotFoundError):
+        with writing(path), contextlib.suppress(FileNotFoundError):
             os.remove(path)
 
     def remove_directory(self, path: str) -> None:
@@ -126,12 +126,13 @@ class Files:
 
     def remove_tree(self, path: str) -> None:
         """Removes the folder `path` and everything in it."""
-        with _writing(path):
+        with writing(path):
             shutil.rmtree(path)
 
 
 @contextlib.contextmanager
-def _writing(path: str) -> Iterator[None]:
+def writing(path: str) -> Iterator[None]:
+    """Turns the operating system's refusal to write `path` into `Unwritable`."""
     try:
         yield
     except OSError as error:

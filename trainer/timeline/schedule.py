@@ -31,6 +31,11 @@ class Due:
     pending: frozenset[str]
     """What is due but has to wait: under `align`, a save that waits for the next log step."""
 
+    @property
+    def anything(self) -> bool:
+        """Whether there is something to do here."""
+        return self.log or self.evaluate or bool(self.save) or self.stop
+
 
 @dataclasses.dataclass(frozen=True)
 class Chunk:
@@ -153,10 +158,15 @@ class Schedule:
 
     def next_boundary(self, progress: Progress, *, pending: frozenset[str] = frozenset()) -> int | None:
         """The next step at which an evaluation, a save, a decision or the end is due; None: only the clock knows."""
-        steps = [self._first(self._evaluate, progress), self.last_step(progress)]
+        steps = [self._first(self._evaluate, progress)]
         steps.append(next((mark for mark in self._marks if mark > progress.step), None))
         if self._log_is_boundary:
             steps.append(self._first(self._log, progress))
+        steps.append(self.next_save(progress, pending=pending))
+        return min((step for step in steps if step is not None), default=None)
+
+    def next_save(self, progress: Progress, *, pending: frozenset[str] = frozenset()) -> int | None:
+        """The next step at which the save cadence, or the end, asks for a checkpoint; None: only the clock knows."""
         save = self._first(self._save, progress)
         if self.reconcile == ALIGN:
             if SAVE in pending:
@@ -164,8 +174,7 @@ class Schedule:
             elif save is not None:
                 # The log step at or after the save: the first one after the step before it.
                 save = self._first(self._log, self.progress(progress, save - 1))
-        steps.append(save)
-        return min((step for step in steps if step is not None), default=None)
+        return min((step for step in (save, self.last_step(progress)) if step is not None), default=None)
 
     def due(self, before: Progress, now: Progress, *, pending: Iterable[str] = ()) -> Due:
         """What is due at `now`, where `before` is the last step that was looked at.

@@ -115,7 +115,8 @@ class _Life:
         self.number = number
         self.events = list(entries)
         self.host: str | None = self._first("start").get("host")
-        self.fault: str | None = self._first("fault").get("error")
+        faults = (entry.get("error") for entry in self.events if entry["event"] == "fault")
+        self.fault: str | None = next(filter(None, faults), None)
         self.stop = self._first("stop")
         # The plan is noted when the checkpoint is restored: from here on it trains.
         self.began = self._first("plan")
@@ -186,7 +187,7 @@ def _lock_holder(path: str) -> dict[str, str] | None:
     except BlockingIOError:
         try:
             return dict(json.loads(os.pread(descriptor, 1000, 0)))
-        except ValueError:
+        except (ValueError, TypeError):
             return {}  # It is being written.
     finally:
         os.close(descriptor)

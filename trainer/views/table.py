@@ -138,16 +138,11 @@ def status_text(status: Status, *, width: int | None = None, rule: str = "─") 
     """
     lines = [Text("no checkpoint yet")]
     if status.checkpoints:
-        columns = _checkpoint_columns(status)
-        shown, widths = _fit(columns, width)
         damaged = {index: row.damage for index, row in enumerate(status.checkpoints) if row.damage is not None}
-        lines = [*_headings(shown, widths, rule), *_body(shown, widths, damaged)]
-        if hidden := [column.full_name for column in columns if column not in shown]:
-            lines.append(Text(f"no room for {', '.join(hidden)}: widen the terminal, or add | cat", _HEADING))
+        lines = _table(_checkpoint_columns(status), width, rule, damaged)
     lines += [Text(), *_facts(status)]
     if status.attempts:
-        shown, widths = _fit(_attempt_columns(status.attempts), width)
-        lines += [Text(), *_headings(shown, widths, rule), *_body(shown, widths, {})]
+        lines += [Text(), *_table(_attempt_columns(status.attempts), width, rule, {})]
     return Text("\n", end="").join([*lines, Text()])
 
 
@@ -214,6 +209,8 @@ def _check(manifest: Manifest) -> None:
     for ranking in _rankings(manifest).values():
         counts += [step for _, step in ranking]
         numbers += [value for value, _ in ranking]
+    if not all(isinstance(reason, str) for reason in manifest.reasons):
+        raise ValueError(f"its manifest has {list(manifest.reasons)} for the reasons")
     for count in counts:
         if type(count) is not int:
             raise ValueError(f"its manifest has {count!r} for a count")
@@ -273,9 +270,9 @@ def _checkpoint_columns(status: Status) -> list[_Column]:
         _Column("examples", cells(lambda manifest: [str(manifest.examples)]), rank=90),
         _Column("epoch", cells(lambda manifest: _decimal(manifest.epoch)), rank=50),
         _Column("reasons", cells(_reasons), left=True, wraps=True),
-        _Column("kept by", [_listed(row.kept_by) or [_NONE] for row in status.checkpoints], "", 30, True, True),
-        _Column("window", cells(_window_text), "train", 40, left=True),
-        _Column("lag", cells(lambda manifest: manifest.train and [str(manifest.train["lag"])]), "train", 10),
+        _Column("kept by", [_listed(row.kept_by) or [_NONE] for row in status.checkpoints], "", 40, True, True),
+        _Column("window", cells(_window_text), "train", 30, left=True),
+        _Column("lag", cells(lambda manifest: [str(manifest.train["lag"])] if manifest.train else None), "train", 10),
     ]
 
     def add_metrics(group: str, known: Callable[[Manifest], Mapping[str, Any]]) -> None:
@@ -293,7 +290,8 @@ def _checkpoint_columns(status: Status) -> list[_Column]:
     for split in dict.fromkeys(split for manifest in manifests if manifest for split in manifest.eval):
 
         def of_split(manifest: Manifest, split: str = split) -> Mapping[str, Any]:
-            return manifest.eval.get(split, {})
+            found: Mapping[str, Any] = manifest.eval.get(split, {})
+            return found
 
         def age(manifest: Manifest, split: str = split) -> Sequence[str] | None:
             return [str(manifest.eval[split]["age"])] if split in manifest.eval else None
@@ -360,6 +358,15 @@ def _ending(attempt: Attempt) -> str:
     return f"{attempt.reason} ({attempt.fault})" if attempt.fault else attempt.reason
 
 
+def _table(columns: Sequence[_Column], width: int | None, rule: str, damaged: Mapping[int, str]) -> list[Text]:
+    """The lines of a table; below it, what there was no room for."""
+    shown, widths = _fit(columns, width)
+    lines = [*_headings(shown, widths, rule), *_body(shown, widths, damaged)]
+    if hidden := [column.full_name for column in columns if column not in shown]:
+        lines.append(Text(f"no room for {', '.join(hidden)}: widen the terminal, or add | cat", _HEADING))
+    return lines
+
+
 def _fit(columns: Sequence[_Column], width: int | None) -> tuple[list[_Column], list[int]]:
     """The columns that there is room for, and how wide each is."""
     shown = list(columns)
@@ -374,8 +381,8 @@ def _fit(columns: Sequence[_Column], width: int | None) -> tuple[list[_Column], 
     for index, column in enumerate(shown):
         more = natural[column] - widths[index]
         widths[index] += more if width is None else max(0, min(more, width - _total(shown, widths)))
-    for _, last, missing in _groups(shown, widths):
-        widths[last] += missing
+    for _, end, missing in _groups(shown, widths):
+        widths[end] += missing
     return shown, widths
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from trainer.ledger.record import Number, Record
+from trainer.storage.files import writing
 from trainer.views import event_file
 from trainer.views.event_file import Event
 
@@ -56,7 +57,7 @@ class EventWriter:
       clock: Seconds since 1970, for the events' wall times.
 
     Raises:
-      OSError: The directory or the file cannot be written or read. Likewise from the methods.
+      Unwritable: The directory or the file cannot be written. Likewise from the methods.
     """
 
     def __init__(
@@ -69,15 +70,17 @@ class EventWriter:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._clock = clock
-        directory.mkdir(parents=True, exist_ok=True)
-        start, missing = resume_step + 1, 0
-        if earlier is not None:
-            start, missing = _first_to_write(directory, earlier, resume_step)
-        # The name sorts last whatever the directory holds: a file read out of order would purge the wrong steps.
-        number = max([attempt, *(number + 1 for number, _ in _our_files(directory))])
-        self._file = (directory / _NAME.format(number=number)).open("xb")
-        self._write(0, event_file.FILE_VERSION, event_file.VERSION_2)
-        self._write(start, event_file.SESSION_LOG, event_file.SESSION_START)
+        self._path = str(directory)
+        with writing(self._path):
+            directory.mkdir(parents=True, exist_ok=True)
+            start, missing = resume_step + 1, 0
+            if earlier is not None:
+                start, missing = _first_to_write(directory, earlier, resume_step)
+            # The name sorts last whatever the directory holds: a file read out of order would purge the wrong steps.
+            number = max([attempt, *(number + 1 for number, _ in _our_files(directory))])
+            self._file = (directory / _NAME.format(number=number)).open("xb")
+            self._write(0, event_file.FILE_VERSION, event_file.VERSION_2)
+            self._write(start, event_file.SESSION_LOG, event_file.SESSION_START)
         if earlier is not None:
             self.add(earlier[missing:])
         self.flush()
@@ -87,17 +90,20 @@ class EventWriter:
 
     def add(self, records: Iterable[Record]) -> None:
         """Buffers `records`; about 10 µs for a train record of four scalars."""
-        for record in records:
-            if payload := event_file.encode_summary(scalars_of(record)):
-                self._write(record.step, event_file.SUMMARY, payload)
+        with writing(self._path):
+            for record in records:
+                if payload := event_file.encode_summary(scalars_of(record)):
+                    self._write(record.step, event_file.SUMMARY, payload)
 
     def flush(self) -> None:
         """Hands what is buffered to the operating system. There is no fsync: this is a view, and can be made again."""
-        self._file.flush()
+        with writing(self._path):
+            self._file.flush()
 
     def close(self) -> None:
         """Flushes and closes the file."""
-        self._file.close()
+        with writing(self._path):
+            self._file.close()
 
 
 def read_scalars(directory: Path, *, strict: bool = True) -> list[tuple[int, str, float]]:

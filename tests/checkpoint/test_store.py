@@ -1,0 +1,575 @@
+"""The store: what a save promises, what a resume finds, and what neither may ever lose."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from trainer.checkpoint.store import CheckpointStore
+from trainer.errors import ConfigError, TrainerError, Unusable, Unwritable
+from trainer.ledger.directory import RunDirectory
+from trainer.ledger.journal import Journal, read_journal
+from trainer.ledger.log import MetricLog, read_records
+from trainer.ledger.manifest import Manifest
+from trainer.timeline.cadence import Progress
+
+# Values whose sums are not what a decimal text of few digits would say.
+AWKWARD = [0.1, 1 / 3, 2.5e-17, 1e16, math.pi, -7.1e-9, 5e-324, 1.7e308 / 8]
+
+
+class Model(tf.Module):
+    def __init__(self):
+        super().__init__()
+        self.kernel = tf.Variable(tf.zeros([3, 2]))
+        self.bias = tf.Variable(tf.zeros([2]))
+
+
+class Loop:
+    """What a loop holds. At step s every weight of the model is s, and each save closes its window first."""
+
+    def __init__(self, path, *, files=None, journal=False, **options):
+        self.model = Model()
+        self.directory = RunDirectory(path, files)
+        self.log = MetricLog(self.directory)
+        if journal:
+            self.directory.files.make_directory(self.directory.path)
+            options["journal"] = Journal(self.directory)
+        self.store = CheckpointStore(tf.train.Checkpoint(model=self.model), self.log, **options)
+        self.step = 0
+
+    def resume(self):
+        self.step = self.store.resume().step
+        return self
+
+    def train(self, step):
+        for variable in self.model.variables:
+            variable.assign(tf.fill(variable.shape, float(step)))
+        for now in range(self.step + 1, step + 1):
+            self.log.add({"loss": 1 / now})
+        self.step = step
+        return self
+
+    def save(self, step, *, reasons=("interval",), **options):
+        self.train(step)
+        self.log.close(self.progress)
+        return self.store.save(self.progress, reasons=reasons, **options)
+
+    @property
+    def progress(self):
+        return Progress(self.step, self.step * 32)
+
+    def weights(self):
+        return sorted({float(value) for variable in self.model.variables for value in variable.numpy().flat})
+
+    def steps(self):
+        return sorted(self.directory.committed_steps())
+
+    def latest(self):
+        return tf.train.latest_checkpoint(self.directory.checkpoints)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "run"
+
+
+def loud(capfd, caplog, recwarn):
+    """Returns all that was said, wherever it was."""
+    return "".join(capfd.readouterr()) + caplog.text + "".join(str(warning.message) for warning in recwarn)
+
+
+# The protocol of a save.
+
+
+def test_records_are_durable_before_the_manifest_commits_the_checkpoint(path, watched_files):
+    files = watched_files()
+    loop = Loop(path, files=files).resume()
+    loop.save(10)
+    loop.train(15).log.close(loop.progress)
+    files.done.clear()
+    loop.save(20)
+
+    committed = files.done.index(("rename", loop.directory.manifest(20)))
+    metrics = loop.directory.metrics
+    last_append = max(place for place, done in enumerate(files.done) if done == ("append", metrics))
+    assert last_append < files.done.index(("sync", metrics)) < committed
+    assert ("append", metrics) not in files.done[committed:]
+
+
+def test_log_that_is_new_has_a_durable_name_before_the_manifest(path, watched_files):
+    files = watched_files()
+    loop = Loop(path, files=files).resume()
+    loop.save(10)
+    committed = files.done.index(("rename", loop.directory.manifest(10)))
+    first_append = files.done.index(("append", loop.directory.metrics))
+    assert ("sync_directory", loop.directory.path) in files.done[first_append:committed]
+
+
+def test_manifest_comes_last_written_aside_and_renamed(path, watched_files):
+    files = watched_files()
+    loop = Loop(path, files=files).resume()
+    manifest = loop.save(10)
+    folder, target = loop.directory.checkpoint(10), loop.directory.manifest(10)
+
+    assert {file.name for file in manifest.files} == {"state.index", "state.data-00000-of-00001"}
+    written = files.done.index(("write", f"{target}.tmp"))
+    synced = [files.done.index(("sync", f"{folder}/{file.name}")) for file in manifest.files]
+    named = [place for place, done in enumerate(files.done) if done == ("sync_directory", folder)]
+    # Files durable, their names durable, the manifest aside, in place, its name durable.
+    assert max(synced) < named[-2] < written
+    assert files.done[written + 1 : written + 3] == [("rename", target), ("sync_directory", folder)]
+    assert next(path for name, path in files.done if name == "rename") == target
+    assert (folder, "write") not in [(str(Path(path).parent), name) for name, path in files.done[written + 1 :]]
+    assert not {"append", "truncate"} & {
+        name for name, path in files.done if path.startswith(loop.directory.checkpoints)
+    }
+
+
+def test_old_checkpoints_are_deleted_after_the_new_one_is_committed(path, watched_files):
+    files = watched_files()
+    loop = Loop(path, files=files, keep_last=1).resume()
+    loop.save(10)
+    files.done.clear()
+    loop.save(20)
+    committed = files.done.index(("rename", loop.directory.manifest(20)))
+    removed = [place for place, (name, _) in enumerate(files.done) if name in ("remove", "remove_tree")]
+    assert removed
+    assert committed + 1 < min(removed)
+    assert files.done[committed + 1] == ("sync_directory", loop.directory.checkpoint(20))
+    assert loop.steps() == [20]
+
+
+def test_manifest_says_what_was_saved(path):
+    loop = Loop(path, run="ours").resume()
+    loop.save(10)
+    loop.train(20).log.close(loop.progress)
+    loop.train(23)
+    loop.store.save(Progress(23, 736, 1.5), reasons=("interval", "final"), control={"pending": ["eval"]})
+
+    written = json.loads(Path(loop.directory.manifest(23)).read_bytes())
+    metrics = Path(loop.directory.metrics).read_bytes()
+    assert (written["format"], written["step"], written["examples"], written["run"]) == (1, 23, 736, "ours")
+    assert (written["reasons"], written["transient"], written["parent"]) == (["interval", "final"], False, 10)
+    assert (written["log"]["records"], written["log"]["bytes"]) == (metrics.count(b"\n"), len(metrics))
+    assert written["train"]["window"] == [10, 20]
+    assert written["train"]["lag"] == 3
+    assert (written["open_window"]["from"], written["open_window"]["steps"]) == (20, 3)
+    assert written["open_window"]["metrics"]["loss"] == pytest.approx((1 / 21 + 1 / 22 + 1 / 23) / 3)
+    assert written["control"] == {"cadence": {"seconds": 1.5}, "pending": ["eval"]}
+    assert Manifest.load(loop.directory, 23).step == 23
+
+
+def test_manifest_is_never_rewritten(path, tree):
+    loop = Loop(path).resume()
+    loop.save(10)
+    before = tree(loop.directory.checkpoint(10))
+    loop.model.bias.assign([7.0, 7.0])
+    # To refuse a second save of one step is as good as to do nothing.
+    with contextlib.suppress(TrainerError):
+        loop.store.save(loop.progress, reasons=("final",))
+    assert tree(loop.directory.checkpoint(10)) == before
+
+
+@pytest.mark.parametrize("reasons", [("intervall",), (), ("interval", "mine")])
+def test_reason_that_no_reader_of_a_manifest_knows_is_refused(path, reasons):
+    loop = Loop(path).resume()
+    with pytest.raises(ConfigError):
+        loop.save(10, reasons=reasons)
+    assert loop.steps() == []
+
+
+def test_save_and_prune_are_journaled(path):
+    loop = Loop(path, journal=True, keep_last=1).resume()
+    loop.save(10)
+    loop.save(20)
+    save = next(entry for entry in read_journal(loop.directory) if entry["event"] == "save" and entry["step"] == 20)
+    assert save["reasons"] == ["interval"]
+    assert {"stall_s", "snapshot_s", "write_s", "commit_s"} <= save.keys()
+    folder = Path(loop.directory.checkpoint(20))
+    assert save["bytes"] == sum(file.stat().st_size for file in folder.glob("state.*"))
+    assert [entry["steps"] for entry in read_journal(loop.directory) if entry["event"] == "prune"] == [[10]]
+
+
+def test_save_that_tensorflow_cannot_write_leaves_the_checkpoints_before_it_alone(path, tree):
+    loop = Loop(path).resume()
+    loop.save(10)
+    before = tree(loop.directory.checkpoint(10))
+    # In the way of the index that TensorFlow wants to write.
+    obstacle = Path(loop.directory.checkpoint(20)) / "state.index"
+    obstacle.mkdir(parents=True)
+    with pytest.raises(Unwritable) as refused:
+        loop.save(20)
+    assert refused.value.exit_code == 74
+    assert "\n" not in str(refused.value)
+    assert tree(loop.directory.checkpoint(10)) == before
+    assert loop.steps() == [10]
+    obstacle.rmdir()
+    assert Loop(path).resume().weights() == [10.0]
+
+
+# What stays.
+
+
+def test_the_last_checkpoints_stay(path):
+    loop = Loop(path, keep_last=2).resume()
+    for step in (10, 20, 30, 40):
+        loop.save(step)
+        assert loop.steps() == [kept for kept in (10, 20, 30, 40) if step - 10 <= kept <= step]
+
+
+def test_transient_checkpoints_do_not_count_and_only_the_newest_stays(path):
+    loop = Loop(path, keep_last=2).resume()
+    for step, reasons in [
+        (10, ["interval"]),
+        (15, ["signal"]),
+        (20, ["interval"]),
+        (25, ["time"]),
+        (27, ["signal", "time"]),
+    ]:
+        loop.save(step, reasons=reasons)
+    assert loop.steps() == [10, 20, 27]
+    loop.save(30)
+    assert loop.steps() == [20, 27, 30]
+
+
+def test_best_checkpoints_stay(path):
+    loop = Loop(path, keep_last=1).resume()
+    for step in (10, 20, 30):
+        loop.save(step, best_steps={10})
+    assert loop.steps() == [10, 30]
+    loop.save(40, best_steps={40})
+    assert loop.steps() == [40]
+
+
+def test_checkpoints_of_earlier_attempts_are_pruned_too(path):
+    for step in (10, 20, 30):
+        Loop(path, keep_last=2).resume().save(step)
+    assert Loop(path).steps() == [20, 30]
+
+
+def test_keeping_no_checkpoint_is_refused(path):
+    with pytest.raises(ConfigError, match="keep_last=0"):
+        Loop(path, keep_last=0)
+
+
+def test_files_that_are_not_ours_outlive_their_checkpoint(path):
+    loop = Loop(path, keep_last=1).resume()
+    loop.save(10)
+    notes = Path(loop.directory.checkpoint(10)) / "notes.txt"
+    other = Path(loop.directory.checkpoints) / "ckpt-1.index"
+    unfinished = Path(loop.directory.checkpoint(30)) / "notes.txt"
+    unfinished.parent.mkdir()
+    for file in (notes, other, unfinished):
+        file.write_text("mine")
+    (unfinished.parent / "state.index").touch()
+    loop.save(20)
+    assert Loop(path, keep_last=1).resume().step == 20
+    assert [file.read_text() for file in (notes, other, unfinished)] == ["mine"] * 3
+    assert [file.name for file in notes.parent.iterdir()] == ["notes.txt"]
+    assert [file.name for file in unfinished.parent.iterdir()] == ["notes.txt"]
+    # A step whose folder is there already can still be saved.
+    resumed = Loop(path, keep_last=1).resume()
+    resumed.save(30)
+    assert Loop(path).resume().weights() == [30.0]
+
+
+# What a resume finds.
+
+
+def test_first_start_is_at_step_0_and_makes_nothing(path, tree, tmp_path):
+    loop = Loop(path)
+    assert loop.store.resume() == Progress(0, 0, 0.0)
+    assert loop.store.latest is None
+    assert tree(tmp_path) == {}
+
+
+def test_resume_restores_the_newest_checkpoint(path):
+    loop = Loop(path).resume()
+    loop.save(10)
+    loop.train(20)
+    loop.store.save(Progress(20, 640, 12.25), reasons=("interval",))
+    loop.train(24).log.close(loop.progress)
+
+    resumed = Loop(path)
+    assert resumed.store.resume() == Progress(20, 640, 12.25)
+    assert resumed.weights() == [20.0]
+    assert resumed.store.latest.step == 20
+    assert [record.step for record in read_records(resumed.directory)] == [10]
+
+
+def test_checkpoint_without_a_manifest_is_invisible_and_removed(path):
+    loop = Loop(path).resume()
+    loop.save(10)
+    loop.save(20)
+    Path(loop.directory.manifest(20)).unlink()
+    resumed = Loop(path, journal=True)
+    assert resumed.store.resume().step == 10
+    assert resumed.weights() == [10.0]
+    assert not Path(resumed.directory.checkpoint(20)).exists()
+    assert [entry["steps"] for entry in read_journal(resumed.directory) if entry["event"] == "prune"] == [[20]]
+
+
+def test_what_a_resume_cuts_is_kept_whatever_an_earlier_one_cut(path):
+    loop = Loop(path).resume()
+    loop.save(10)
+    cut = []
+    for end in (13, 17):
+        loop = Loop(path).resume()
+        loop.train(end).log.close(loop.progress)
+        cut.append(Path(loop.directory.metrics).read_bytes().splitlines(keepends=True)[-1])
+    Loop(path).resume()
+    kept = b"".join(file.read_bytes() for file in Path(loop.directory.orphans).rglob("metrics.jsonl"))
+    assert [line for line in cut if line not in kept] == []
+
+
+@pytest.mark.parametrize("window", [AWKWARD, [0.1], [math.nan, 1.0, math.inf], [np.float32(0.1), np.float32(1e-8)]])
+def test_open_window_goes_on_as_if_there_had_been_no_kill(path, tmp_path, window):
+    def train(loop, values, start):
+        for step, value in enumerate(values, start=start):
+            loop.log.add({"loss": value, "accuracy": abs(value) / 3}, weight=0.7 * step)
+            loop.step = step
+
+    whole = Loop(tmp_path / "whole").resume()
+    train(whole, [*window, *AWKWARD], 1)
+    whole.log.close(whole.progress)
+
+    loop = Loop(path).resume()
+    train(loop, window, 1)
+    loop.store.save(loop.progress, reasons=("interval",))
+    resumed = Loop(path).resume()
+    assert (resumed.log.window.start, resumed.log.window.steps) == (0, len(window))
+    train(resumed, AWKWARD, len(window) + 1)
+    resumed.log.close(resumed.progress)
+
+    assert Path(resumed.directory.metrics).read_bytes() == Path(whole.directory.metrics).read_bytes()
+
+
+def test_tensorflow_finds_the_newest_checkpoint_by_itself(path):
+    loop = Loop(path, keep_last=1).resume()
+    for step in (10, 20):
+        loop.save(step)
+        assert loop.latest() == loop.directory.state_prefix(step)
+    state = tf.train.get_checkpoint_state(loop.directory.checkpoints)
+    assert list(state.all_model_checkpoint_paths) == [loop.directory.state_prefix(20)]
+
+
+@pytest.mark.parametrize("content", [None, b"", b'model_checkpoint_path: "ckpt-7"\n', b"\xff torn"])
+def test_resume_scans_and_does_not_ask_the_state_file(path, content):
+    loop = Loop(path).resume()
+    loop.save(10)
+    loop.save(20)
+    state_file = Path(loop.directory.state_file)
+    state_file.unlink() if content is None else state_file.write_bytes(content)
+    resumed = Loop(path).resume()
+    assert resumed.step == 20
+    assert resumed.latest() == resumed.directory.state_prefix(20)
+
+
+# Damage.
+
+
+def flip(file: Path, place: int) -> None:
+    data = bytearray(file.read_bytes())
+    data[place] ^= 0x10
+    file.write_bytes(bytes(data))
+
+
+def rewrite(manifest: Path, **values: object) -> None:
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | values))
+
+
+DAMAGE = {
+    "flipped data byte": lambda folder: flip(folder / "state.data-00000-of-00001", 2),
+    "flipped last data byte": lambda folder: flip(folder / "state.data-00000-of-00001", -1),
+    "truncated data": lambda folder: (folder / "state.data-00000-of-00001").write_bytes(b"1234"),
+    "missing data": lambda folder: (folder / "state.data-00000-of-00001").unlink(),
+    "missing index": lambda folder: (folder / "state.index").unlink(),
+    "empty index": lambda folder: (folder / "state.index").write_bytes(b""),
+    "flipped index byte": lambda folder: flip(folder / "state.index", 20),
+    "garbage as manifest": lambda folder: (folder / "manifest.json").write_bytes(b"garbage \xff"),
+    "manifest of another step": lambda folder: rewrite(folder / "manifest.json", step=10),
+    "manifest with other sizes": lambda folder: rewrite(
+        folder / "manifest.json", files=[{"name": "state.index", "bytes": 1, "crc32": "00000000"}]
+    ),
+    "manifest of another run": lambda folder: rewrite(folder / "manifest.json", run="theirs"),
+}
+# What the sizes do not show.
+SAME_SIZE = {name: damage for name, damage in DAMAGE.items() if "flipped" in name}
+
+
+@pytest.fixture
+def saved(path):
+    """Checkpoints at 10, 20 and 30."""
+    loop = Loop(path, run="ours").resume()
+    for step in (10, 20, 30):
+        loop.save(step)
+    return loop.directory
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damaged_newest_checkpoint_is_put_aside_and_the_next_older_used(saved, path, tree, damage):
+    DAMAGE[damage](Path(saved.checkpoint(30)))
+    before = tree(saved.checkpoint(30))
+    loop = Loop(path, run="ours")
+    recovery = loop.store.recover()
+
+    assert recovery.manifest.step == 20
+    assert loop.weights() == [20.0]
+    ((step, reason),) = recovery.quarantined
+    assert step == 30
+    assert loop.steps() == [10, 20]
+    (aside,) = Path(saved.orphans).rglob("step-0000000030")
+    assert tree(aside) == before | {"reason.txt": f"{reason}\n".encode()}
+    assert [record.step for record in read_records(saved)] == [10, 20]
+    assert loop.latest() == saved.state_prefix(20)
+    loop.step = 20
+    assert loop.save(30).parent == 20
+    assert Loop(path, run="ours").resume().weights() == [30.0]
+
+
+@pytest.mark.parametrize("damage", SAME_SIZE)
+def test_damaged_checkpoints_are_passed_over_until_a_good_one(saved, path, damage):
+    for step in (20, 30):
+        DAMAGE[damage](Path(saved.checkpoint(step)))
+    loop = Loop(path).resume()
+    assert loop.step == 10
+    assert loop.weights() == [10.0]
+
+
+def test_every_flipped_byte_is_noticed_or_harmless(saved, path, tmp_path):
+    """An index has a few bytes that nobody reads; any other damage must not pass for weights."""
+    rest = Path(saved.path)
+    for name in ("state.data-00000-of-00001", "state.index"):
+        size = (Path(saved.checkpoint(30)) / name).stat().st_size
+        for place in range(0, size, 11):
+            copy = tmp_path / f"{name}-{place}"
+            shutil.copytree(rest, copy)
+            flip(copy / "checkpoints" / "step-0000000030" / name, place)
+            loop = Loop(copy).resume()
+            assert loop.weights() == [float(loop.step)]
+            assert loop.step == (30 if loop.steps() == [10, 20, 30] else 20)
+
+
+def test_nothing_is_moved_when_no_checkpoint_can_be_used(saved, path, tree):
+    for step, damage in {30: "flipped data byte", 20: "missing index", 10: "garbage as manifest"}.items():
+        DAMAGE[damage](Path(saved.checkpoint(step)))
+    before = tree(path)
+    for _ in range(2):
+        with pytest.raises(Unusable) as refused:
+            Loop(path, run="ours").resume()
+        assert refused.value.exit_code == 66
+        assert all(f"step {step}" in str(refused.value) for step in (10, 20, 30))
+        assert "\n" not in str(refused.value)
+        assert tree(path) == before
+
+
+def test_older_checkpoint_that_is_used_instead_is_not_used_in_silence(saved, path, capfd, caplog, recwarn):
+    DAMAGE["missing index"](Path(saved.checkpoint(30)))
+    assert Loop(path).resume().step == 20
+    assert re.search(r"\b30\b.*state\.index is missing", loud(capfd, caplog, recwarn))
+
+
+def test_variable_that_the_file_lacks_is_refused(saved, path, tree):
+    before = tree(path)
+    loop = Loop(path)
+    loop.model.scale = tf.Variable(1.0)
+    with pytest.raises(Unusable, match="other variables"):
+        loop.resume()
+    assert tree(path) == before
+
+
+def test_variable_that_the_model_lacks_is_refused(saved, path, tree):
+    before = tree(path)
+    loop = Loop(path)
+    del loop.model.bias
+    with pytest.raises(Unusable, match="other variables"):
+        loop.resume()
+    assert tree(path) == before
+
+
+def test_variable_of_another_shape_is_refused(saved, path, tree):
+    before = tree(path)
+    loop = Loop(path)
+    loop.model.bias = tf.Variable(tf.zeros([5]))
+    with pytest.raises(Unusable):
+        loop.resume()
+    assert tree(path) == before
+
+
+# A kill, or a full disk, at every file operation of a resume, a save and a prune.
+
+
+def test_every_interrupted_save_leaves_a_checkpoint_that_agrees_with_the_log(
+    saved, path, tmp_path, watched_files, killed
+):
+    moments = 0
+    found = set()
+    while True:
+        copy = tmp_path / f"interrupted-{moments}"
+        shutil.copytree(path, copy)
+        # By turns a kill and a disk that is full.
+        error = killed if moments % 2 else lambda: Unwritable("cannot write: no space left")
+        try:
+            Loop(copy, files=watched_files(fail_at=moments, error=error), keep_last=2).resume().save(40)
+        except (killed, Unwritable):
+            pass
+        else:
+            break
+        moments += 1
+
+        resumed = Loop(copy, keep_last=2).resume()
+        assert resumed.weights() == [float(resumed.step)]
+        found.add(resumed.step)
+        steps = [record.step for record in read_records(resumed.directory)]
+        assert steps == [step for step in (10, 20, 30, 40) if step <= resumed.step]
+        assert resumed.latest() == resumed.directory.state_prefix(resumed.step)
+        resumed.save(50)
+        assert resumed.steps()[-1] == 50
+    assert found == {30, 40}
+    assert moments > 15
+
+
+# Without this package.
+
+
+PLAIN = """
+import sys
+sys.modules["trainer"] = None
+import tensorflow as tf
+
+class Model(tf.Module):
+    def __init__(self):
+        super().__init__()
+        self.kernel = tf.Variable(tf.zeros([3, 2]))
+        self.bias = tf.Variable(tf.zeros([2]))
+
+model = Model()
+tf.train.Checkpoint(model=model).read(sys.argv[1]).expect_partial()
+print(model.kernel.numpy().tolist(), model.bias.numpy().tolist())
+"""
+
+
+def test_checkpoint_restores_in_plain_tensorflow(path):
+    loop = Loop(path).resume()
+    loop.model.extra = tf.Variable(5.0)  # Not in the reader's model, as an optimizer would not be.
+    loop.save(10)
+    ended = subprocess.run(
+        [sys.executable, "-c", PLAIN, loop.directory.state_prefix(10)],
+        cwd=path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout == f"{[[10.0, 10.0]] * 3} {[10.0, 10.0]}\n"

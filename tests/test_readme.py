@@ -1,0 +1,28 @@
+"""The README's code does what the README says."""
+
+from __future__ import annotations
+
+import pathlib
+import re
+import subprocess
+from collections.abc import Callable
+
+ROOT = pathlib.Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_experiment_of_the_readme_trains(
+    command: Callable[..., subprocess.CompletedProcess[str]], tmp_path: pathlib.Path
+) -> None:
+    code = re.search(r"```python\n(# my_experiment\.py\n.*?)```", README, re.DOTALL)
+    assert code
+    (tmp_path / "my_experiment.py").write_text(code[1])
+    ended = command("main", "--experiment=my_experiment:MyExperiment", "--set=units=32")
+    assert ended.returncode == 0, ended.stderr
+    accuracy = re.findall(r"accuracy ([\d.]+)", ended.stdout)
+    assert float(accuracy[-1]) > 0.98
+    assert "in runs/myexperiment" in ended.stdout
+
+
+def test_the_loop_of_the_readme_is_the_one_that_is_tested() -> None:
+    assert (ROOT / "tests" / "parts_alone.py").read_text().strip() in README

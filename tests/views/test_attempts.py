@@ -1,0 +1,285 @@
+"""The attempts of a run: how far each came, how it ended, what was lost, and how much of the time was worth it."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trainer.errors import InUse
+from trainer.ledger.directory import RunDirectory
+from trainer.process.lock import locked
+from trainer.views.attempts import goodput, read_attempts
+
+BEGIN = datetime.datetime(2026, 3, 1, 12, tzinfo=datetime.timezone.utc)
+
+
+class Run:
+    """A journal and logs that are written by hand. Times are seconds after the begin."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.directory = RunDirectory(path)
+        self.attempt = 0
+
+    def event(self, seconds: float, event: str, **details: Any) -> None:
+        time = (BEGIN + datetime.timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        line = {"time": time, "attempt": self.attempt, "event": event, **details}
+        with open(self.directory.journal, "a") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def start(self, seconds: float, *, resume: int | None = None, host: str = "vm", ready: float = 0) -> None:
+        """A new attempt, which begins to train `ready` seconds later."""
+        self.attempt += 1
+        self.event(seconds, "start", host=host, pid=1)
+        self.event(seconds + ready, "plan", lines=[])
+        if resume is not None:
+            self.event(seconds + ready, "resume", step=resume, cut_bytes=0)
+
+    def save(self, seconds: float, step: int, stall: float = 0.0) -> None:
+        self.event(seconds, "save", step=step, reasons=["interval"], stall_s=stall)
+
+    def stop(self, seconds: float, step: int, reason: str = "target reached", code: int = 0) -> None:
+        self.event(seconds, "stop", reason=reason, exit_code=code, step=step, saved=True)
+
+    def records(self, *steps: int, path: str = "metrics.jsonl") -> None:
+        file = self.path / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        lines = [
+            json.dumps(
+                {"kind": "train", "step": step, "examples": step, "epoch": None, "window": [0, step], "metrics": {}}
+            )
+            for step in steps
+        ]
+        file.write_text("".join(f"{line}\n" for line in lines))
+
+    def told(self, latest: int | None, now: float = 1e6) -> list[dict[str, Any]]:
+        clock = BEGIN + datetime.timedelta(seconds=now)
+        return [attempt.to_json() for attempt in read_attempts(self.directory, latest=latest, now=clock)]
+
+    def goodput(self, latest: int | None, now: float = 1e6) -> float | None:
+        clock = BEGIN + datetime.timedelta(seconds=now)
+        return goodput(read_attempts(self.directory, latest=latest, now=clock))
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return Run(tmp_path)
+
+
+def test_an_attempt_is_told_with_the_keys_of_the_contract_in_their_order(run: Run) -> None:
+    run.start(0)
+    run.stop(10, 500)
+    assert run.told(500) == [
+        {
+            "attempt": 1,
+            "reason": "target reached",
+            "exit_code": 0,
+            "from_step": 0,
+            "to_step": 500,
+            "steps_lost": 0,
+        }
+    ]
+    assert list(run.told(500)[0]) == ["attempt", "reason", "exit_code", "from_step", "to_step", "steps_lost"]
+
+
+def test_there_are_no_attempts_and_no_goodput_without_a_journal(run: Run) -> None:
+    assert run.told(None) == []
+    assert run.goodput(None) is None
+
+
+def test_an_attempt_that_ends_without_a_word_and_without_the_lock_was_killed(run: Run) -> None:
+    run.start(0)
+    run.save(5, 100)
+    run.records(100, 170)
+    (attempt,) = run.told(100)
+    assert (attempt["reason"], attempt["exit_code"]) == ("killed", None)
+    assert (attempt["to_step"], attempt["steps_lost"]) == (170, 70)
+
+
+def test_a_lock_file_that_nobody_holds_does_not_make_an_attempt_run(run: Run) -> None:
+    with locked(run.directory.lock):
+        pass
+    run.start(0)
+    assert run.told(None)[0]["reason"] == "killed"
+
+
+def test_an_attempt_without_an_end_runs_while_its_lock_is_held_which_stays_so(run: Run) -> None:
+    since = datetime.datetime.now(datetime.timezone.utc) - BEGIN
+    with locked(run.directory.lock):
+        run.start(since.total_seconds() + 1)
+        run.records(40)
+        (attempt,) = run.told(None)
+        assert (attempt["reason"], attempt["exit_code"]) == ("running", None)
+        assert (attempt["to_step"], attempt["steps_lost"]) == (40, 0)
+        with pytest.raises(InUse), locked(run.directory.lock):
+            pass
+    assert run.told(None)[0]["reason"] == "killed"
+
+
+def test_the_lock_can_be_taken_after_it_was_looked_at(run: Run) -> None:
+    Path(run.directory.lock).touch()
+    run.start(0)
+    assert run.told(None)[0]["reason"] == "killed"
+    with locked(run.directory.lock):
+        pass
+
+
+def test_a_successor_that_holds_the_lock_already_does_not_bring_a_killed_attempt_back(run: Run) -> None:
+    run.start(0)  # long before the lock is taken
+    with locked(run.directory.lock):
+        assert run.told(None)[0]["reason"] == "killed"
+
+
+def test_an_attempt_that_said_how_it_ended_does_not_run_though_it_still_holds_the_lock(run: Run) -> None:
+    since = (datetime.datetime.now(datetime.timezone.utc) - BEGIN).total_seconds() + 1
+    with locked(run.directory.lock):
+        run.start(since)
+        run.stop(since + 10, 300, "preempted", 75)
+        run.records(300, 340)
+        (attempt,) = run.told(300)
+    assert (attempt["reason"], attempt["exit_code"]) == ("preempted", 75)
+    assert attempt["steps_lost"] == 40
+
+
+def test_a_killed_attempt_lost_the_steps_between_its_last_record_and_where_the_next_began(run: Run) -> None:
+    run.start(0)
+    run.save(5, 100)
+    run.start(20, resume=100)
+    run.records(170, path="orphans/attempt-0002/metrics.jsonl")  # what the second attempt cut
+    run.records(100, 300)
+    run.stop(40, 300)
+    first, second = run.told(300)
+    assert (first["reason"], first["from_step"], first["to_step"], first["steps_lost"]) == ("killed", 0, 170, 70)
+    assert (second["from_step"], second["to_step"], second["steps_lost"]) == (100, 300, 0)
+
+
+def test_a_quarantined_checkpoint_costs_the_attempt_that_wrote_it(run: Run) -> None:
+    run.start(0)
+    run.save(5, 100)
+    run.save(10, 200)
+    run.stop(10, 200, "preempted", 75)
+    run.start(20)
+    run.event(20, "quarantine", step=200, reason="torn")
+    run.event(20, "resume", step=100)
+    run.stop(30, 300)
+    first, second = run.told(300)
+    assert first["steps_lost"] == 100
+    assert (second["from_step"], second["to_step"]) == (100, 300)
+
+
+def test_the_step_of_a_quarantined_checkpoint_is_not_one_that_its_finder_reached(run: Run) -> None:
+    run.start(0, resume=100)
+    run.event(1, "quarantine", step=900, reason="torn")
+    assert run.told(100)[0]["to_step"] == 100
+
+
+def test_an_attempt_that_ended_before_it_trained_has_no_steps_and_lost_none(run: Run) -> None:
+    run.start(0)
+    run.save(5, 100)
+    run.attempt = 2
+    run.event(10, "start", host="vm", pid=2)
+    run.event(10, "fault", step=50, reason="an old checkpoint is damaged")
+    run.event(11, "fault", error="Unusable", message="nothing to resume from")
+    run.event(11, "stop", reason="error", exit_code=66, saved=False)
+    first, second = read_attempts(run.directory, latest=100)
+    assert (second.from_step, second.to_step, second.steps_lost) == (None, None, 0)
+    assert (second.reason, second.fault, second.exit_code) == ("error", "Unusable", 66)
+    assert (first.to_step, first.steps_lost) == (100, 0)
+
+
+def test_records_go_to_the_last_attempt_that_trained(run: Run) -> None:
+    run.start(0)
+    run.save(5, 100)
+    run.records(100, 170)
+    run.attempt = 2
+    run.event(10, "start", host="vm", pid=2)  # killed before it cut the log
+    first, second = run.told(100)
+    assert (first["to_step"], first["steps_lost"]) == (170, 70)
+    assert second["from_step"] is None
+
+
+def test_torn_lines_of_the_journal_and_the_log_are_ignored(run: Run) -> None:
+    run.start(0)
+    run.save(5, 100)
+    run.records(100, 150)
+    with open(run.directory.metrics, "a") as file:
+        file.write('{"kind":"train","step":160,"examples":1,"epoch":null,"window":[0,160],"metrics":{}}')
+    with open(run.directory.journal, "a") as file:
+        file.write('{"time":"2026-03-01T12:00:06Z","attempt":1,"event":"sa')
+    (attempt,) = run.told(100)
+    assert attempt["to_step"] == 150
+
+
+def test_the_host_of_each_attempt_is_known(run: Run) -> None:
+    run.start(0, host="spot-1")
+    run.stop(1, 10)
+    run.start(2, resume=10, host="spot-2")
+    run.stop(3, 20)
+    assert [attempt.host for attempt in read_attempts(run.directory, latest=20)] == ["spot-1", "spot-2"]
+
+
+# Goodput: seconds that made steps which count, of all seconds of all attempts.
+
+
+def test_starting_up_is_not_good(run: Run) -> None:
+    run.start(0, ready=2)
+    run.stop(10, 500)
+    assert run.goodput(500) == pytest.approx(0.8)
+
+
+def test_a_stall_for_a_save_is_not_good(run: Run) -> None:
+    run.start(0)
+    run.save(5, 250, stall=0.5)
+    run.save(10, 500, stall=0.5)
+    run.stop(10, 500)
+    assert run.goodput(500) == pytest.approx(0.9)
+
+
+def test_what_was_trained_after_the_checkpoint_that_was_resumed_from_is_not_good(run: Run) -> None:
+    run.start(0)
+    run.save(6, 100)
+    run.event(10, "evaluate", step=160)
+    run.start(1000, resume=100)
+    run.stop(1010, 200)
+    # The pause in between is no attempt's time.
+    assert run.goodput(200) == pytest.approx((6 + 10) / (10 + 10))
+
+
+def test_what_an_older_checkpoint_undoes_is_not_good_either(run: Run) -> None:
+    run.start(0)
+    run.save(4, 100)
+    run.save(10, 200)
+    run.stop(10, 200, "preempted", 75)
+    run.start(20, resume=200)
+    run.save(30, 300)
+    run.stop(30, 300, "preempted", 75)
+    run.start(40, resume=100)  # both later ones were damaged
+    run.stop(50, 200)
+    assert run.goodput(200) == pytest.approx((4 + 0 + 10) / 30, abs=1e-4)
+
+
+def test_how_long_a_killed_attempt_lived_is_estimated_by_its_pace(run: Run) -> None:
+    run.start(0)
+    run.save(10, 100)
+    run.records(100, 200)  # twice as far as its last line in the journal
+    assert run.goodput(100) == pytest.approx(0.5)
+
+
+def test_a_running_attempt_counts_up_to_now(run: Run) -> None:
+    since = (datetime.datetime.now(datetime.timezone.utc) - BEGIN).total_seconds() + 1
+    with locked(run.directory.lock):
+        run.start(since, ready=5)
+        assert run.goodput(None, now=since + 20) == pytest.approx(0.75)
+
+
+def test_goodput_is_a_share(run: Run) -> None:
+    run.start(10)
+    run.save(5, 100, stall=100.0)  # a clock that went back, and a stall that cannot be
+    run.stop(20, 200)
+    share = run.goodput(200)
+    assert share is not None
+    assert 0 <= share <= 1
