@@ -41,8 +41,10 @@ folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 # Cadences that do not divide each other, so that saves fall inside windows, each with another lag; and a learning rate
 # at which the best checkpoint is not the last.
+echo "Training digits for 120 steps …" >&2
 "$python" -m trainer.main --experiment=digits --set=learning_rate=0.01 --monitor=validation/loss \
-  --train_for=120steps --log_every=20 --save_every=15 --eval_every=30 --keep_last=2 --run_dir="$folder/run"
+  --train_for=120steps --log_every=20 --save_every=15 --eval_every=30 --keep_last=2 --run_dir="$folder/run" \
+  --progress=never
 mkdir -p "$root/docs"
 draw "$folder/run" "$root/docs/run.svg"
 echo "drawn  $root/docs/run.svg"

@@ -29,7 +29,7 @@ BELOW = {
     "timeline": GROUND,
     "storage": GROUND,
     "ledger": LEDGER,
-    "views": TOOLS,
+    "views": {*TOOLS, "checkpoint"},  # the pure retention says why a checkpoint is kept
     "checkpoint": TOOLS,
     "data": TOOLS,
     "optim": TOOLS,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
+import sys
 import typing
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -54,8 +56,12 @@ def main(argv: Sequence[str]) -> int:
 
         experiment = make_experiment(find_experiment(name), settings)
         result = Trainer(experiment, stop_request=request, **options).run()
+    if result.exit_code:
+        print(_where_saved(result), file=sys.stderr)
     if not (result.reason == "dry run" or values["progress"].value == "never"):
-        print("\n".join(_closing_lines(result)))
+        # Whoever read our output may be gone by now; what was trained stands.
+        with contextlib.suppress(BrokenPipeError):
+            print("\n".join(_closing_lines(result)), flush=True)
     return result.exit_code
 
 
@@ -80,6 +86,17 @@ def _setting(text: str) -> tuple[str, str]:
     if not equals or not name:
         raise ConfigError(f"set={text} sets nothing; expected --set NAME=VALUE")
     return name, value
+
+
+def _where_saved(result: Result) -> str:
+    """For a run that was asked to stop: whether and where its state is, and what to do."""
+    if result.saved and result.last:
+        where = f"step {result.step} is saved in {result.last.path}"
+    else:
+        where = (
+            f"step {result.step} is not saved, the newest checkpoint is {result.last.path if result.last else 'none'}"
+        )
+    return f"{result.reason}: {where}; run the same command again to go on"
 
 
 def _closing_lines(result: Result) -> list[str]:

@@ -24,7 +24,9 @@ def main(argv: Sequence[str]) -> int:
     arguments = parse(argv, values, usage=USAGE, about=ABOUT, positional=1)
     if arguments is None:
         return EXIT_DONE
-    from trainer.views.table import print_status, read_status  # rich and NumPy take a while, and help needs neither
+    # rich and NumPy take a while, and help needs neither.
+    from trainer.views.status import read_status
+    from trainer.views.table import print_status
 
     status = read_status(arguments[0])
     if values["json"].value:

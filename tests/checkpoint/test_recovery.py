@@ -90,7 +90,7 @@ DAMAGE = {
 
 def test_first_start_finds_nothing_and_makes_nothing(past, tree, tmp_path):
     recovery, log = resume(past.directory)
-    assert (recovery.manifest, recovery.quarantined, recovery.cut_bytes) == (None, (), 0)
+    assert (recovery.manifest, recovery.quarantined, recovery.cut.bytes) == (None, (), 0)
     assert log.position.records == 0
     assert tree(tmp_path) == {}
 
@@ -103,7 +103,7 @@ def test_newest_checkpoint_is_used_and_later_records_are_cut_into_orphans(killed
     assert recovery.manifest.step == 600
     assert [manifest.step for manifest in tried] == [600]
     assert Path(directory.metrics).read_bytes() == kept
-    assert recovery.cut_bytes == len(whole) - len(kept)
+    assert recovery.cut.bytes == len(whole) - len(kept)
     assert (Path(directory.orphans_of(ATTEMPT)) / "metrics.jsonl").read_bytes() == whole[len(kept) :]
     assert log.position == recovery.manifest.log
 

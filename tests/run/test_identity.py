@@ -32,6 +32,18 @@ class Fields(Experiment):
     def loss(self, model: Any, batch: Any, *, training: bool, seed: Any) -> Any: ...
 
 
+def facts(**changes: Any) -> dict[str, Any]:
+    known = {
+        "mode": "indexed",
+        "fingerprint": "f00d",
+        "examples": 100,
+        "batch_size": 4,
+        "shuffle": True,
+        "last": "wrap",
+    }
+    return {**known, **changes}
+
+
 def info(experiment: Fields | None = None, /, **changes: Any) -> RunInfo:
     known = RunInfo(
         experiment="here:Fields",
@@ -42,7 +54,7 @@ def info(experiment: Fields | None = None, /, **changes: Any) -> RunInfo:
         threads={"inter_op": 2, "intra_op": 2},
         machine={"cpu": "One CPU", "cpu_features": "abc", "devices": []},
         versions={"tensorflow": "2.21.0", "numpy": "2.0"},
-        data={"train": {"fingerprint": "f00d", "examples": 100, "batch_size": 4}},
+        data={"train": facts()},
         epoch_examples=100,
         clock_in_log=False,
     )
@@ -98,10 +110,12 @@ def test_every_refused_parameter_is_named_at_once(directory: RunDirectory) -> No
     [
         ({"experiment": "there:Others"}, r"here:Fields.*there:Others"),
         ({"seed": 18}, r"seed=17.*18"),
-        ({"data": {"train": {"fingerprint": "beef", "examples": 90}}}, r"train.*100 examples.*90 examples"),
+        ({"data": {"train": facts(fingerprint="beef", examples=90)}}, r"train.*100 examples.*90 examples"),
+        ({"data": {"train": facts(shuffle=False)}}, r"train"),
+        ({"data": {"train": facts(last="short")}}, r"train.*wrap.*short"),
         ({"data": {}}, r"train.*100 examples.*not there"),
         (
-            {"data": {**info().data, "test": {"fingerprint": "1234", "examples": 5}}},
+            {"data": {**info().data, "test": facts(fingerprint="1234", examples=5)}},
             r"test.*not there.*5 examples",
         ),
     ],
@@ -135,6 +149,13 @@ def test_another_kind_of_machine_works_and_warns_in_one_line(
     assert "last bits" in line
     for word in words:
         assert word in line
+
+
+def test_another_batch_size_is_warned_of_because_the_position_in_the_data_holds(directory: RunDirectory) -> None:
+    (line,) = compare(directory, info(data={"train": facts(batch_size=8)}))
+    assert "4" in line
+    assert "8" in line
+    assert "\n" not in line
 
 
 def test_all_that_is_different_about_the_machine_is_one_warning(directory: RunDirectory) -> None:

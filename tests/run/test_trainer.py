@@ -173,6 +173,18 @@ def test_a_best_save_stays_where_it_is_under_align(descending: Any, train: Train
     assert [manifest.step for manifest in commits] == [3, 6, 9, 10]
 
 
+def course(manifests: dict[int, Manifest]) -> dict[int, Any]:
+    """What of the manifests follows from the run alone: nothing of attempts, clocks and signals."""
+    found = {}
+    for step, manifest in manifests.items():
+        if not manifest.transient:
+            value = manifest.to_json()
+            value["reasons"] = [reason for reason in value["reasons"] if reason != "signal"]
+            value["control"] = {name: part for name, part in value["control"].items() if name != "cadence"}
+            found[step] = {name: part for name, part in value.items() if name not in ("attempt", "run", "parent")}
+    return found
+
+
 @RECONCILE
 def test_a_run_that_is_preempted_again_and_again_leaves_the_log_and_the_weights_of_one_that_never_was(
     reconcile: str,
@@ -186,8 +198,8 @@ def test_a_run_that_is_preempted_again_and_again_leaves_the_log_and_the_weights_
     options = {"reconcile": reconcile, "keep_last": 2, **CADENCES}
     train(descending(), folder="undisturbed", **options)
     log = (tmp_path / "undisturbed" / "metrics.jsonl").read_bytes()
-    # A step of nothing, one at which an evaluation is due, that of a save, one before a moved save.
-    for step in (2, 5, 6, 7):
+    # A step of nothing, that of a save, one before a moved save, one before the end.
+    for step in (2, 6, 7, 9):
         commits.clear()
         result = train(descending(), folder="killed", **options, **stop_at(step))
         assert (result.reason, result.exit_code, result.step) == ("preempted", 75, step)
@@ -197,19 +209,58 @@ def test_a_run_that_is_preempted_again_and_again_leaves_the_log_and_the_weights_
     result = train(descending(), folder="killed", **options)
     assert (result.reason, result.exit_code) == ("target reached", 0)
     assert (tmp_path / "killed" / "metrics.jsonl").read_bytes() == log
+    assert course(manifests("killed")) == course(manifests("undisturbed"))
 
-    def course(folder: str) -> dict[int, Any]:
-        """What of the manifests follows from the run alone."""
-        found = {}
-        for step, manifest in manifests(folder).items():
-            if not manifest.transient:
-                value = manifest.to_json()
-                value["reasons"] = [reason for reason in value["reasons"] if reason != "signal"]
-                value["control"] = {name: part for name, part in value["control"].items() if name != "cadence"}
-                found[step] = {name: part for name, part in value.items() if name not in ("attempt", "run", "parent")}
-        return found
 
-    assert course("killed") == course("undisturbed")
+@RECONCILE
+@pytest.mark.parametrize("step", [5, 10])
+def test_a_signal_that_cuts_an_evaluation_short_leaves_the_log_of_a_run_that_never_was_stopped(
+    reconcile: str,
+    step: int,
+    descending: Any,
+    train: Train,
+    stop_at: Callable[[int], dict[str, Any]],
+    tmp_path: pathlib.Path,
+) -> None:
+    options = {"reconcile": reconcile, **CADENCES}
+    train(descending(), folder="undisturbed", **options)
+    assert train(descending(), folder="killed", **options, **stop_at(step)).reason == "preempted"
+    train(descending(), folder="killed", **options)
+    logs = [(tmp_path / folder / "metrics.jsonl").read_bytes() for folder in ("undisturbed", "killed")]
+    # The evaluation made step 5 the best: what its save does to the window has to be made up for, too.
+    assert logs[0] == logs[1]
+
+
+def test_an_evaluation_of_the_last_step_that_was_made_up_for_belongs_to_its_checkpoint(
+    descending: Any,
+    train: Train,
+    manifests: Manifests,
+    stop_at: Callable[[int], dict[str, Any]],
+    tmp_path: pathlib.Path,
+) -> None:
+    train(descending(), folder="undisturbed", **CADENCES)
+    train(descending(), folder="killed", **CADENCES, **stop_at(10))
+    train(descending(), folder="killed", **CADENCES)
+    before = content(tmp_path / "killed")
+    again = train(descending(), folder="killed", **CADENCES)
+    assert (again.reason, content(tmp_path / "killed")) == ("nothing to do", before)
+    assert course(manifests("killed"))[10] == course(manifests("undisturbed"))[10]
+
+
+@RECONCILE
+def test_which_checkpoints_stay_does_not_depend_on_a_signal_that_cut_an_evaluation_short(
+    reconcile: str, descending: Any, train: Train, manifests: Manifests, stop_at: Callable[[int], dict[str, Any]]
+) -> None:
+    # Step 5 is the best when it is evaluated, so that its checkpoint counts among the last three.
+    options = {**CADENCES, "reconcile": reconcile, "train_for": "6steps", "save_every": "2steps"}
+    train(descending(), folder="undisturbed", **options)
+    train(descending(), folder="killed", **options, **stop_at(5))
+    train(descending(), folder="killed", **options)
+    kept = [
+        [step for step, manifest in manifests(folder).items() if not manifest.transient]
+        for folder in ("undisturbed", "killed")
+    ]
+    assert kept[0] == kept[1]
 
 
 def test_an_evaluation_that_a_signal_cut_short_is_done_first_after_the_resume(
@@ -234,7 +285,9 @@ def test_what_was_done_at_a_step_is_not_done_again_after_a_resume_there(
     assert [manifest.step for manifest in commits] == [4, 8]
 
 
-@pytest.mark.parametrize(("number", "code", "reason"), [(signal.SIGTERM, 75, "preempted"), (signal.SIGINT, 130, "interrupted")])
+@pytest.mark.parametrize(
+    ("number", "code", "reason"), [(signal.SIGTERM, 75, "preempted"), (signal.SIGINT, 130, "interrupted")]
+)
 def test_a_signal_before_the_first_step_saves_that_step_and_says_why_it_stopped(
     number: signal.Signals, code: int, reason: str, linear: Any, train: Train
 ) -> None:
@@ -243,6 +296,20 @@ def test_a_signal_before_the_first_step_saves_that_step_and_says_why_it_stopped(
     result = train(linear(), train_for=3, stop_request=request)
     assert (result.exit_code, result.reason, result.step) == (code, reason, 0)
     assert train(linear(), train_for=3).reason == "target reached"
+
+
+def test_a_signal_before_the_first_step_of_a_resume_finds_the_checkpoint_there_and_leaves_it(
+    linear: Any, train: Train, commits: list[Manifest], tmp_path: pathlib.Path
+) -> None:
+    train(linear(), train_for=2)
+    before = content(tmp_path / "run")
+    commits.clear()
+    request = StopRequest()
+    request.note(signal.SIGTERM, None)
+    result = train(linear(), train_for=4, stop_request=request)
+    assert (result.exit_code, result.step) == (75, 2)
+    assert commits == []
+    assert content(tmp_path / "run") == before
 
 
 def test_an_evaluation_before_the_first_step_comes_first_and_only_once(
@@ -254,9 +321,7 @@ def test_an_evaluation_before_the_first_step_comes_first_and_only_once(
     assert sequence(train(descending(), **options).records) == expected
 
 
-def test_nothing_fires_before_the_first_step_by_itself(
-    descending: Any, train: Train, commits: list[Manifest]
-) -> None:
+def test_nothing_fires_before_the_first_step_by_itself(descending: Any, train: Train, commits: list[Manifest]) -> None:
     result = train(descending(), train_for=2, log_every=1, eval_every=1, save_every=1)
     assert sequence(result.records) == [(0, 1), ("validation", 1), (1, 2), ("validation", 2)]
     assert [manifest.step for manifest in commits] == [1, 2]
@@ -291,7 +356,11 @@ def test_records_count_examples_and_virtual_epochs(descending: Any, train: Train
         train(descending(), folder=name, train_for=4, log_every=2, eval_every=4, **options).records
         for name, options in (("whole", {}), ("virtual", {"epoch_examples": 40}))
     )
-    assert [(record.step, record.examples, record.epoch) for record in whole] == [(2, 20, 2.0), (4, 40, 4.0), (4, 40, 4.0)]
+    assert [(record.step, record.examples, record.epoch) for record in whole] == [
+        (2, 20, 2.0),
+        (4, 40, 4.0),
+        (4, 40, 4.0),
+    ]
     assert [record.epoch for record in virtual] == [0.5, 1.0, 1.0]
 
 
@@ -409,7 +478,9 @@ def test_the_result_says_how_the_run_ended_and_where_its_checkpoints_are(
     assert tf.train.latest_checkpoint(str(folder / "checkpoints")) == f"{result.last.path}/state"
 
 
-def test_the_best_checkpoint_stays_when_newer_ones_push_it_out(descending: Any, train: Train, manifests: Manifests) -> None:
+def test_the_best_checkpoint_stays_when_newer_ones_push_it_out(
+    descending: Any, train: Train, manifests: Manifests
+) -> None:
     options = {"train_for": 8, "eval_every": 2, "save_every": 1, "keep_last": 2, "mode": "max"}
     result = train(descending(), **options)
     assert result.best is not None
@@ -632,14 +703,22 @@ def losing(make: Callable[[], Any]) -> dict[str, Any]:
 WRONG: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "a model that is no module": ({"model": returns(object())}, {}, r"Wrong\.model\(\) returned object; .*tf\.Module"),
     "a model without weights": ({"model": lambda self, seed: tf.Module()}, {}, r"no trainable variables"),
-    "an optimizer that cannot": ({"optimizer": returns(object())}, {}, r"Wrong\.optimizer\(\) returned object; .*apply"),
+    "an optimizer that cannot": (
+        {"optimizer": returns(object())},
+        {},
+        r"Wrong\.optimizer\(\) returned object; .*apply",
+    ),
     "no optimizer": ({"optimizer": returns({})}, {}, r"Wrong\.optimizer\(\)"),
     "two optimizers and no step of its own": (
         {"optimizer": lambda self: {"a": trainer.optim.SGD(0.1), "b": trainer.optim.SGD(0.1)}},
         {},
         r"Wrong\.optimizer\(\).*train_step",
     ),
-    "training data that is no source": ({"train_data": returns({"x": [1.0]})}, {}, r"Wrong\.train_data\(\) returned dict"),
+    "training data that is no source": (
+        {"train_data": returns({"x": [1.0]})},
+        {},
+        r"Wrong\.train_data\(\) returned dict",
+    ),
     "splits that are a list": ({"eval_data": returns([1])}, {}, r"Wrong\.eval_data\(\) returned list"),
     "a split that is no source": ({"eval_data": returns({"test": 3})}, {}, r"Wrong\.eval_data\(\)"),
     "a split called train": (
@@ -659,12 +738,20 @@ WRONG: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "a metric called loss": (losing(lambda: trainer.Loss(tf.ones([4]), {"loss": tf.ones([4])})), {}, r"named 'loss'"),
     "a scalar metric": (losing(lambda: trainer.Loss(tf.ones([4]), {"hit": tf.ones([])})), {}, r"hit of shape \(\)"),
     "one weight for all": (losing(lambda: trainer.Loss(tf.ones([4]), weights=tf.ones([]))), {}, r"weights of shape"),
-    "a loss of no variable": (losing(lambda: trainer.Loss(tf.ones([4]))), {}, r"none of the 2 variables has a gradient"),
+    "a loss of no variable": (
+        losing(lambda: trainer.Loss(tf.ones([4]))),
+        {},
+        r"none of the 2 variables has a gradient",
+    ),
     "a step that returns no loss": ({"train_step": returns(None)}, {}, r"train_step\(\) returned NoneType"),
     "a summary called loss": ({"summarize": returns({"loss": 1.0})}, {}, r"summarize\(\).*'loss'"),
     "a summary of nothing": ({"summarize": returns(None)}, {}, r"summarize\(\) returned NoneType"),
     "a summary of text": ({"summarize": returns({"grade": "good"})}, {}, r"summarize\(\).*grade"),
-    "a suggestion that is no flag": ({"suggested_flags": {"train_four": 3}}, {}, r"experiment suggests no option 'train_four'"),
+    "a suggestion that is no flag": (
+        {"suggested_flags": {"train_four": 3}},
+        {},
+        r"experiment suggests no option 'train_four'",
+    ),
     "no target": ({}, {"train_for": None}, r"train_for is not set"),
     "an option that does not exist": ({}, {"log_evry": 3}, r"no option 'log_evry'; expected one of .*log_every"),
     "seconds in the log": ({}, {"log_every": "5s"}, r"log_every=5s.*clock_in_log"),
@@ -695,7 +782,9 @@ def test_what_is_no_experiment_is_refused() -> None:
         trainer.Trainer({}, train_for=3)  # type: ignore[arg-type]
 
 
-def test_a_monitor_that_does_not_exist_is_refused_before_any_step(linear: Any, train: Train, tmp_path: pathlib.Path) -> None:
+def test_a_monitor_that_does_not_exist_is_refused_before_any_step(
+    linear: Any, train: Train, tmp_path: pathlib.Path
+) -> None:
     with pytest.raises(ConfigError, match="acuracy"):
         train(linear(), train_for=6, log_every=3, save_every=1, monitor="train/acuracy")
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
@@ -819,9 +908,7 @@ def test_a_resume_with_another_learning_rate_warns_in_one_line_and_follows_the_n
     assert [record.learning_rate for record in result.records] == [0.125, 0.5, 0.5]
 
 
-def test_a_free_parameter_changes_in_silence(
-    linear: Any, train: Train, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_free_parameter_changes_in_silence(linear: Any, train: Train, capsys: pytest.CaptureFixture[str]) -> None:
     train(linear(), train_for=2, progress="plain")
     train(linear(comment="a word"), train_for=4, progress="plain")
     assert "warning" not in "".join(capsys.readouterr())

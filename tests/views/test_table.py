@@ -14,7 +14,8 @@ import pytest
 from trainer.errors import Unusable
 from trainer.ledger.directory import RunDirectory
 from trainer.ledger.manifest import Manifest
-from trainer.views.table import print_status, read_status, status_text
+from trainer.views.status import read_status
+from trainer.views.table import print_status, status_text
 
 STATE = {"state.index": b"i" * 34, "state.data-00000-of-00001": b"d" * 1200}
 

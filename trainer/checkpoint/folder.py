@@ -9,7 +9,7 @@ from trainer.ledger.directory import MANIFEST, STATE, RunDirectory
 from trainer.ledger.manifest import Manifest, StateFile
 
 # What this program and TensorFlow leave in a checkpoint's folder, whole or not; anything else is not ours to delete.
-_OURS = re.compile(rf"{STATE}\.(index|data-\d+-of-\d+)(\.tempstate\d+)?|{re.escape(MANIFEST)}(\.tmp)?|reason\.txt")
+_OURS = re.compile(rf"{STATE}\.(index|data-\d+-of-\d+)(\.tempstate\d+)?|{re.escape(MANIFEST)}(\.tmp)?")
 _OUR_FOLDERS = re.compile(rf"{STATE}_temp|_temp")
 
 
@@ -41,12 +41,16 @@ def point_state_file(directory: RunDirectory, steps: list[int]) -> None:
     directory.files.commit(directory.state_file, "\n".join(lines).encode() + b"\n")
 
 
-def delete(directory: RunDirectory, step: int) -> None:
+def delete(directory: RunDirectory, step: int) -> bool:
     """Deletes the checkpoint of `step`: first its manifest, so that a kill leaves no checkpoint that is not whole.
 
     A file that is not ours stays, and the folder with it.
+
+    Returns:
+      Whether there was anything of ours.
     """
     files, folder = directory.files, directory.checkpoint(step)
+    before = files.list(folder)
     files.remove(directory.manifest(step))
     files.sync_directory(folder)
     for name in files.list(folder):
@@ -55,14 +59,15 @@ def delete(directory: RunDirectory, step: int) -> None:
             files.remove_tree(path)
         elif _OURS.fullmatch(name):
             files.remove(path)
-    files.remove_directory(folder)
-    files.sync_directory(directory.checkpoints)
+    left = files.list(folder)
+    if not left:
+        files.remove_directory(folder)
+        files.sync_directory(directory.checkpoints)
+    return left != before or not left
 
 
 def discard_unfinished(directory: RunDirectory) -> list[int]:
-    """Deletes what a kill left of checkpoints that were never committed; returns their steps."""
+    """Deletes what a kill left of checkpoints that were never committed; returns the steps of what it deleted."""
     committed = set(directory.committed_steps())
     unfinished = [step for step in directory.step_folders() if step not in committed]
-    for step in unfinished:
-        delete(directory, step)
-    return unfinished
+    return [step for step in unfinished if delete(directory, step)]

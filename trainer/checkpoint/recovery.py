@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 from collections.abc import Callable
 
@@ -10,8 +11,9 @@ from trainer.checkpoint.folder import discard_unfinished
 from trainer.errors import Unusable
 from trainer.ledger.directory import RunDirectory
 from trainer.ledger.journal import Journal
-from trainer.ledger.log import MetricLog
+from trainer.ledger.log import Cut, MetricLog
 from trainer.ledger.manifest import BadManifest, Manifest
+from trainer.storage.files import Files
 
 
 class Damaged(Exception):
@@ -26,8 +28,8 @@ class Recovery:
     """The checkpoint resumed from; None when the run starts from the beginning."""
     quarantined: tuple[tuple[int, str], ...] = ()
     """Newer checkpoints that could not be used, each with the reason."""
-    cut_bytes: int = 0
-    """How much of the metric log was later than the checkpoint."""
+    cut: Cut = dataclasses.field(default_factory=Cut)
+    """What of the metric log was later than the checkpoint."""
 
 
 def recover(
@@ -84,11 +86,17 @@ def recover(
     return Recovery(found, tuple(bad), cut)
 
 
+def free_path(files: Files, path: str) -> str:
+    """`path`, or where something is there already, `path` with the first free number behind it."""
+    candidates = itertools.chain([path], (f"{path}-{number}" for number in itertools.count(2)))
+    return next(candidate for candidate in candidates if not files.exists(candidate))
+
+
 def quarantine(directory: RunDirectory, step: int, reason: str, orphans: str) -> None:
     """Moves the checkpoint of `step` into the folder `orphans`, with the reason beside it."""
     files = directory.files
     files.make_directory(orphans)
-    target = os.path.join(orphans, os.path.basename(directory.checkpoint(step)))
+    target = free_path(files, os.path.join(orphans, os.path.basename(directory.checkpoint(step))))
     files.rename(directory.checkpoint(step), target)
     files.write(os.path.join(target, "reason.txt"), reason.encode() + b"\n")
     files.sync_directory(target)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
+import warnings
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
@@ -15,8 +17,10 @@ from trainer.checkpoint.retention import kept_checkpoints
 from trainer.errors import ConfigError, Unwritable
 from trainer.ledger.journal import Journal
 from trainer.ledger.log import MetricLog
-from trainer.ledger.manifest import Manifest, eval_relation, train_relation
+from trainer.ledger.manifest import RUN_REASONS, TRANSIENT_REASONS, Manifest, eval_relation, train_relation
 from trainer.timeline.cadence import Progress
+
+REASONS = RUN_REASONS | TRANSIENT_REASONS
 
 # What TensorFlow raises for a damaged checkpoint: a flipped byte, a missing or a truncated file.
 _DAMAGE = (tf.errors.OpError, IndexError, ValueError)
@@ -64,20 +68,23 @@ class CheckpointStore:
         Raises:
           Unusable: there are checkpoints, and none can be used; or the log is not what they vouch for.
         """
-        manifest = self.recover().manifest
+        recovery = self.recover()
+        for step, reason in recovery.quarantined:
+            warnings.warn(f"checkpoint {step} was put aside: {reason}", stacklevel=2)
+        manifest = recovery.manifest
         if manifest is None:
             return Progress()
         return Progress(manifest.step, manifest.examples, manifest.control.get("cadence", {}).get("seconds", 0.0))
 
     def recover(self) -> Recovery:
         """As `resume`, and returns all that was found."""
-        attempt = self._journal.attempt if self._journal else 0
+        orphans = self.directory.orphans_of(self._journal.attempt) if self._journal else self._next_orphans()
         recovery = recover(
             self.directory,
             self._log,
             self._restore,
             run=self._run,
-            orphans=self.directory.orphans_of(attempt),
+            orphans=orphans,
             journal=self._journal,
         )
         self._manifests = {}
@@ -117,7 +124,11 @@ class CheckpointStore:
           Unwritable: a file could not be written; the checkpoints before it are untouched.
         """
         started = time.monotonic()
-        files, step = self.directory.files, progress.step
+        files, step, reasons = self.directory.files, progress.step, tuple(reasons)
+        if not reasons or not REASONS.issuperset(reasons):
+            raise ConfigError(f"reasons={reasons}; expected one or more of {', '.join(sorted(REASONS))}")
+        if step in self._manifests:
+            raise ConfigError(f"step {step} is saved already; save each step once")
         self._log.sync()
         files.make_directory(self.directory.checkpoint(step))
         try:
@@ -131,7 +142,7 @@ class CheckpointStore:
             examples=progress.examples,
             epoch=epoch,
             run=self._run,
-            reasons=tuple(reasons),
+            reasons=reasons,
             attempt=self._journal.attempt if self._journal else 0,
             parent=self.latest.step if self.latest else None,
             files=folder.describe_files(self.directory, step),
@@ -158,6 +169,11 @@ class CheckpointStore:
             )
         self._prune(best_steps)
         return manifest
+
+    def _next_orphans(self) -> str:
+        """A folder for what a resume puts aside, where no journal counts the attempts."""
+        folders = map(self.directory.orphans_of, itertools.count(1))
+        return next(path for path in folders if not self.directory.files.exists(path))
 
     def _prune(self, best_steps: Collection[int]) -> None:
         kept = kept_checkpoints(self._manifests.values(), keep_last=self._keep_last, best_steps=best_steps)

@@ -13,7 +13,7 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 STATE = "state"
 
-_STEP_NAME = re.compile(r"step-(\d{10,})")
+_STEP_NAME = re.compile(r"step-(\d{10}|[1-9]\d{10,})")
 
 
 class RunDirectory:
@@ -52,7 +52,8 @@ class RunDirectory:
     def step_folders(self) -> list[int]:
         """The steps that have a checkpoint folder, committed or not, newest first."""
         matches = (_STEP_NAME.fullmatch(name) for name in self.files.list(self.checkpoints))
-        return sorted((int(match.group(1)) for match in matches if match), reverse=True)
+        steps = sorted((int(match.group(1)) for match in matches if match), reverse=True)
+        return [step for step in steps if self.files.is_directory(self.checkpoint(step))]
 
     def committed_steps(self) -> list[int]:
         """The steps whose checkpoint has a manifest, newest first."""

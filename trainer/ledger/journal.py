@@ -52,7 +52,9 @@ def last_attempt(directory: RunDirectory) -> int:
     if not directory.files.exists(directory.journal):
         return 0
     lines = directory.files.read_tail(directory.journal, _TAIL_BYTES).splitlines()
-    return max((entry["attempt"] for entry in map(_parse, lines) if entry), default=0)
+    # A line longer than the tail hides those before it: then all are read.
+    entries = [entry for entry in map(_parse, lines) if entry] or read_journal(directory)
+    return max((entry["attempt"] for entry in entries), default=0)
 
 
 def read_journal(directory: RunDirectory) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,15 @@ from trainer.ledger.manifest import LogPosition, Manifest
 from trainer.ledger.record import Record, plain_number
 from trainer.ledger.window import Window
 from trainer.timeline.cadence import Progress
+
+
+@dataclasses.dataclass(frozen=True)
+class Cut:
+    """What a resume took from the end of the log."""
+
+    bytes: int = 0
+    last_step: int | None = None
+    """The step of the last whole record among it: how far the attempt before is known to have come."""
 
 
 class MetricLog:
@@ -84,11 +94,11 @@ class MetricLog:
         self.window = Window(start=progress.step)
         return record
 
-    def resume(self, manifest: Manifest | None, orphans: str) -> int:
+    def resume(self, manifest: Manifest | None, orphans: str) -> Cut:
         """Goes back to where `manifest` vouches for the log, or to its beginning; what is later goes to `orphans`.
 
         Returns:
-          How many bytes were cut.
+          What was cut.
 
         Raises:
           Unusable: the log does not hold what the manifest says.
@@ -112,7 +122,7 @@ class MetricLog:
         self._records, self._bytes, self._digest = vouched.records, len(kept), digest
         if manifest:
             self._recall(manifest)
-        return len(cut)
+        return Cut(len(cut), last_step(cut))
 
     def _note(self, records: Sequence[Record]) -> None:
         for record in records:
@@ -128,9 +138,19 @@ class MetricLog:
             start, end = manifest.train["window"]
             self.last_train = Record("train", end, 0, None, manifest.train["metrics"], window=(start, end))
         self.last_evaluations = {
-            split: Record("eval", known["step"], 0, None, known["metrics"], split=split, weights=known["weights"])
+            split: Record("eval", known["step"], 0, None, known["metrics"], split=split, weights=known.get("weights"))
             for split, known in manifest.eval.items()
         }
+
+
+def last_step(lines: bytes) -> int | None:
+    """The step of the last whole record in a piece of a log; None when there is none."""
+    for line in reversed(lines[: lines.rfind(b"\n") + 1].splitlines()):
+        try:
+            return Record.parse(line).step
+        except ValueError:
+            continue  # No record: the one before it is.
+    return None
 
 
 def read_records(directory: RunDirectory) -> list[Record]:
@@ -157,13 +177,18 @@ def first_bad_record(directory: RunDirectory, data: bytes) -> str:
     end = suspect.bytes if suspect else len(data)
     if len(data) < end:
         return f"it ends after {len(data)} bytes where {end} are vouched for"
-    for number, line in enumerate(data[verified.bytes : end].splitlines(), start=verified.records + 1):
+    number, start = verified.records, verified.bytes
+    while start < end:
+        # Whole lines: an edit that changes a length moves the later ones across `end`.
+        number, stop = number + 1, data.find(b"\n", start) + 1 or len(data)
+        line = data[start:stop]
         try:
-            whole = Record.parse(line).line() == line + b"\n"
+            whole = Record.parse(line).line() == line
         except ValueError:
             whole = False
         if not whole:
             return f"record {number} is no record as this program writes it"
+        start = stop
     last = suspect.records if suspect else data.count(b"\n")
     if last == verified.records + 1:
         return f"record {last} was changed"

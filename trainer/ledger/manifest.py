@@ -124,12 +124,28 @@ class Manifest:
                 ),
                 train=None if value["train"] is None else _section(value, "train"),
                 open_window=_section(value, "open_window"),
-                eval=_section(value, "eval"),
+                eval={split: _section(value["eval"], split) for split in _section(value, "eval")},
                 control=_section(value, "control"),
                 data=_section(value, "data"),
-            )
-        except (KeyError, TypeError, AttributeError) as error:
+            )._checked()
+        except BadManifest:
+            raise
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise BadManifest(f"its manifest lacks or garbles {error}") from error
+
+    def _checked(self) -> Manifest:
+        """Itself, where its sections hold what a resume reads."""
+        _count(self.open_window, "from")
+        _count(self.open_window, "steps")
+        if self.train is not None:
+            start, end = self.train["window"]
+            if type(start) is not int or type(end) is not int:
+                raise BadManifest(f"its manifest has the window {self.train['window']!r}; expected two steps")
+            _section(self.train, "metrics")
+        for known in self.eval.values():
+            _count(known, "step")
+            _section(known, "metrics")
+        return self
 
     @classmethod
     def load(cls, directory: RunDirectory, step: int) -> Manifest:

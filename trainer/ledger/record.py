@@ -17,8 +17,8 @@ def plain_number(value: Any) -> Number:
     """`value` as the float that is written: float32 by its own shortest form, a non-finite value as None."""
     if value is None or not math.isfinite(value):
         return None
-    if isinstance(value, np.float32):
-        return float(str(value))
+    if getattr(value, "dtype", None) == np.float32:
+        return float(str(np.float32(value)))
     return float(value)
 
 
@@ -115,7 +115,7 @@ class Record:
                 skipped=int(value.get("skipped", 0)),
                 nonfinite=dict(value.get("nonfinite", {})),
             )
-        except (KeyError, TypeError, IndexError, AttributeError) as error:
+        except (KeyError, TypeError, IndexError, AttributeError, OverflowError) as error:
             raise ValueError(f"not a record: {error!r}") from error
 
     def named_metrics(self) -> dict[str, Number]:

@@ -16,7 +16,7 @@ def quiet_start() -> Iterator[None]:
     TensorFlow logs a dozen lines at import that no log level silences, because they come before its logging is set up.
     Whoever sets `TF_CPP_MIN_LOG_LEVEL` wants to see them, and does.
     """
-    if "TF_CPP_MIN_LOG_LEVEL" in os.environ:
+    if "TF_CPP_MIN_LOG_LEVEL" in os.environ or sys.stderr is None:
         yield
         return
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"

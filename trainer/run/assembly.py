@@ -61,8 +61,10 @@ def assemble(experiment: Experiment, config: Config, *, name: str, known: RunInf
         for split, data in splits.items()
         if config.eval_every != "never"
     }
-    for evaluator in evaluators.values():
-        evaluator.build()
+    layouts = {"train": program.layout, **{split: evaluator.build() for split, evaluator in evaluators.items()}}
+    if type(experiment).summarize is Experiment.summarize:
+        # Otherwise only the first record tells which metrics there are.
+        best.check({f"{group}/{name}" for group, layout in layouts.items() for name in layout.recorded()})
     info = RunInfo(
         experiment=name,
         parameters=parameters(experiment),

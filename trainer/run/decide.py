@@ -47,6 +47,15 @@ class Best:
         """The best steps, best first."""
         return [candidate.step for candidate in self.ranking]
 
+    def check(self, names: Collection[str]) -> None:
+        """Refuses a monitor that is not among the metrics that there are.
+
+        Raises:
+          ConfigError: it is not; the message lists them.
+        """
+        if self.monitor not in names:
+            raise ConfigError(f"monitor={self.monitor} is in no record; expected one of {', '.join(sorted(names))}")
+
     def fold(self, record: Record) -> bool:
         """Takes one more record into account; returns whether its step is now among the best.
 
@@ -54,12 +63,9 @@ class Best:
           ConfigError: the record is of the monitored kind and split, and does not have the metric.
         """
         metrics = record.named_metrics()
-        if self.monitor not in metrics:
-            if self.monitor.partition("/")[0] in {name.partition("/")[0] for name in metrics}:
-                raise ConfigError(
-                    f"monitor={self.monitor} is in no record; expected one of {', '.join(sorted(metrics))}"
-                )
+        if self.monitor.partition("/")[0] not in {name.partition("/")[0] for name in metrics}:
             return False
+        self.check(metrics)
         value = metrics[self.monitor]
         if value is None or not math.isfinite(value):
             return False

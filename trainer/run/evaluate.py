@@ -43,11 +43,12 @@ class Evaluator:
         self._chunk = tf.function(self._run_chunk, autograph=False, jit_compile=jit or None)
         self._width = 0
 
-    def build(self) -> None:
+    def build(self) -> Layout:
         """Traces one batch, so that the metrics are known and wrong ones are refused before any time is spent."""
         self._measure = trace_on_batch(self._source.eval_batch, self._measure_batch)
         assert self._layout is not None
         self._width = self._layout.width
+        return self._layout
 
     def run(self, pace: Pace, interrupted: Callable[[], bool]) -> tuple[Mapping[str, Any], Mapping[str, int]] | None:
         """Evaluates the whole split.

@@ -15,6 +15,8 @@ from trainer.run.experiment import REFUSE, WARN, Experiment, resume_rules
 
 _MACHINE = ("machine", "versions", "threads", "jit", "deterministic")
 """What may change the last bits and nothing else."""
+_SAME_DATA = ("fingerprint", "mode", "shuffle", "last")
+"""What of a source has to stay, so that each example is seen when it would have been."""
 
 
 def check_identity(known: RunInfo, asked: RunInfo, experiment: Experiment, directory: RunDirectory) -> list[str]:
@@ -53,10 +55,14 @@ def check_identity(known: RunInfo, asked: RunInfo, experiment: Experiment, direc
         )
     for split in sorted(known.data.keys() | asked.data.keys()):
         before, now = known.data.get(split, {}), asked.data.get(split, {})
-        if before.get("fingerprint") != now.get("fingerprint"):
+        if any(before.get(fact) != now.get(fact) for fact in _SAME_DATA):
             raise ConfigError(
                 f"{directory.path} holds a run on other data: {split} was {_data(before)} and is {_data(now)}; "
                 "choose another run_dir, or bring that data back"
+            )
+        if before.get("batch_size") != now.get("batch_size"):
+            warnings.append(
+                f"{split} had batches of {before['batch_size']} when the run began, and of {now['batch_size']} now"
             )
     changed = [name for name in _MACHINE if getattr(known, name) != getattr(asked, name)]
     if changed:
@@ -80,7 +86,10 @@ def changed_flags(config: Config, directory: RunDirectory) -> list[str]:
 
 
 def _data(facts: Mapping[str, Any]) -> str:
-    return f"{facts['examples']} examples ({facts['fingerprint']})" if facts else "not there"
+    if not facts:
+        return "not there"
+    order = "shuffled" if facts["shuffle"] else "in order"
+    return f"{facts['examples']} examples ({facts['fingerprint']}, {order}, last={facts['last']})"
 
 
 def _difference(name: str, before: Any, now: Any) -> str:

@@ -74,10 +74,10 @@ class Loop:
             self._pending = frozenset({EVALUATION} if parts.config.eval_at_start and parts.evaluators else ())
         else:
             control = resumed.control
-            self._now = Progress(resumed.step, resumed.examples, control["cadence"]["seconds"])
+            self._now = Progress(resumed.step, resumed.examples, control.get("cadence", {}).get("seconds", 0.0))
             self._window_start = resumed.open_window["from"]
-            self._pending = frozenset(control["pending"])
-            parts.best.restore(control["best"])
+            self._pending = frozenset(control.get("pending", ()))
+            parts.best.restore(control.get("best", {}))
         self._before = self._now
         self._began -= self._now.seconds
         self._open: Row | None = None
@@ -111,8 +111,11 @@ class Loop:
             due = self._due()
             if boundary or due.anything or self._stop_request:
                 stop = self._boundary(due)
-            elif time.monotonic() - self._synced > _SYNC_SECONDS:
-                self._sync()
+            else:
+                # Looked at: nothing was due, or only what has to wait for a log step, which the next chunk has to know.
+                self._before, self._pending = self._now, due.pending
+                if time.monotonic() - self._synced > _SYNC_SECONDS:
+                    self._sync()
         self._sync()
         return stop
 
@@ -163,7 +166,7 @@ class Loop:
         self._now = Progress(advance.open.step, advance.open.examples, ended - self._began)
         if not advance.finite:
             raise Diverged(
-                f"the loss is not finite at step {self._now.step}; {self._newest()} stays the newest checkpoint: "
+                f"the loss is not finite at step {self._now.step}; {self._newest()}: "
                 "lower the learning rate or look at the data of that step"
             )
         finished = parts.schedule.finished(self._now)
@@ -209,7 +212,7 @@ class Loop:
         parts, now = self._parts, self._now
         if not parts.state.all_finite():
             raise Diverged(
-                f"a weight is not finite at step {now.step}; {self._newest()} stays the newest checkpoint: "
+                f"a weight is not finite at step {now.step}; {self._newest()}: "
                 "lower the learning rate, or look at the data before that step"
             )
         flushes = parts.config.reconcile == FLUSH and RUN_REASONS.intersection(reasons)
@@ -280,4 +283,4 @@ class Loop:
 
     def _newest(self) -> str:
         latest = self._to.store.latest
-        return f"step {latest.step}" if latest else "none"
+        return f"step {latest.step} stays the newest checkpoint" if latest else "there is no checkpoint"

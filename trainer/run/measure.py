@@ -37,6 +37,10 @@ class Layout:
         """Where the counts of non-finite batches begin; the loss's is first."""
         return self.width - len(self.sizes)
 
+    def recorded(self) -> list[str]:
+        """The metrics that are numbers, and so are recorded as they are."""
+        return [name for name, size in self.sizes if size is None]
+
     def means(self, totals: np.ndarray) -> dict[str, Any]:
         """The means of a vector of totals: a float for each metric, or float64 [k]; NaN where the weight is 0."""
         weight, position, means = totals[0], 1, {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from trainer.ledger.record import Record, ordered_metrics, plain_number
+from trainer.ledger.record import Number, Record, ordered_metrics, plain_number
 from trainer.run.experiment import Experiment
 from trainer.run.measure import Layout, recorded_metrics
 from trainer.run.program import Row
@@ -17,6 +17,7 @@ def train_record(
     row: Row, *, layout: Layout, experiment: Experiment, schedule: Schedule, start: int, closed_by: str | None
 ) -> Record:
     """The record of the window (`start`, `row.step`]."""
+    metrics, nonfinite = _metrics(layout.means(row.totals), layout.nonfinite(row.totals), experiment)
     rates = {name: plain_number(rate) for name, rate in row.learning_rates.items()}
     return Record(
         kind="train",
@@ -24,10 +25,10 @@ def train_record(
         examples=row.examples,
         epoch=schedule.epoch(row.examples),
         window=(start, row.step),
-        metrics=_metrics(layout.means(row.totals), experiment),
+        metrics=metrics,
         learning_rate=rates[""] if rates.keys() == {""} else rates or None,
         closed_by=closed_by,
-        nonfinite=layout.nonfinite(row.totals),
+        nonfinite=nonfinite,
     )
 
 
@@ -41,6 +42,7 @@ def eval_record(
     now: Progress,
 ) -> Record:
     """The record of an evaluation of `split` with the weights of `now`."""
+    metrics, counts = _metrics(means, nonfinite, experiment)
     return Record(
         kind="eval",
         step=now.step,
@@ -48,17 +50,21 @@ def eval_record(
         epoch=schedule.epoch(now.examples),
         split=split,
         weights="raw",
-        metrics=_metrics(means, experiment),
-        nonfinite=nonfinite,
+        metrics=metrics,
+        nonfinite=counts,
     )
 
 
 def open_window(row: Row, start: int, *, layout: Layout, experiment: Experiment) -> dict[str, Any]:
     """What the manifest says of a window that is open since `start`; the totals themselves are in the checkpoint."""
     steps = row.step - start
-    metrics = _metrics(layout.means(row.totals), experiment) if steps else {}
+    metrics = _metrics(layout.means(row.totals), {}, experiment)[0] if steps else {}
     return {"from": start, "steps": steps, "metrics": metrics}
 
 
-def _metrics(means: Mapping[str, Any], experiment: Experiment) -> dict[str, Any]:
-    return ordered_metrics(recorded_metrics(means, experiment.summarize(dict(means))))
+def _metrics(
+    means: Mapping[str, Any], nonfinite: Mapping[str, int], experiment: Experiment
+) -> tuple[dict[str, Number], dict[str, int]]:
+    """The metrics as they are recorded, and how often each was not finite: at least once where its value is not."""
+    metrics = ordered_metrics(recorded_metrics(means, experiment.summarize(dict(means))))
+    return metrics, {**dict.fromkeys((name for name, value in metrics.items() if value is None), 1), **nonfinite}

@@ -34,6 +34,11 @@ class TrainState:
         self.optimizer = experiment.optimizer()
         if not isinstance(self.model, tf.Module):
             raise ConfigError(f"{name}.model() returned {type(self.model).__name__}; expected a tf.Module")
+        if isinstance(self.optimizer, Mapping) and not hasattr(experiment, "train_step"):
+            raise ConfigError(
+                f"{name}.optimizer() returned {len(self.optimizer)} optimizers, and there is no train_step that says "
+                "which updates what; return one, or write train_step"
+            )
         for optimizer in self.optimizers().values():
             if not callable(getattr(optimizer, "apply", None)):
                 raise ConfigError(

@@ -6,13 +6,14 @@ import contextlib
 import dataclasses
 import os
 import socket
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from trainer.checkpoint.recovery import Recovery
 from trainer.checkpoint.store import CheckpointStore
-from trainer.errors import EXIT_BUG, ConfigError, TrainerError, Unusable, Unwritable
+from trainer.errors import EXIT_BUG, EXIT_DONE, ConfigError, TrainerError, Unusable, Unwritable
 from trainer.ledger.directory import RunDirectory
 from trainer.ledger.flagfile import write_flags
 from trainer.ledger.journal import Journal
@@ -56,6 +57,8 @@ class Result:
     """`target reached`, `nothing to do`, `preempted`, `interrupted` or `dry run`."""
     exit_code: int
     """What a process exits with for it."""
+    saved: bool
+    """Whether the checkpoint of `step` is committed."""
     monitor: str
     best: SavedStep | None
     """The best step so far; its folder exists when `keep_best` is at least 1."""
@@ -118,10 +121,14 @@ class Trainer:
         view = make_progress(self.config.progress)
         if self.config.dry_run:
             parts = assemble(self._experiment, self.config, name=self._name, known=known)
+            if known is not None:
+                _warn(check_identity(known, parts.info, self._experiment, self.directory))
             print("\n".join(_plan(parts, known or parts.info)))
-            return self._result(parts, Stop("dry run", 0), store=None)
+            return self._result(parts, Stop("dry run", EXIT_DONE), None, Progress())
         with contextlib.ExitStack() as stack:
-            request = self._stop_request or stack.enter_context(stop_requests())
+            request = self._stop_request
+            if request is None:
+                request = stack.enter_context(stop_requests())
             # A directory in use is refused at once; one that is not there yet is made when nothing else is wrong.
             exists = self.directory.files.exists(self.directory.path)
             if exists:
@@ -130,49 +137,34 @@ class Trainer:
             if not exists:
                 stack.enter_context(self._locked())
             known = RunInfo.load(self.directory)
-            warnings = self._identify(parts, known)
-            journal = Journal(self.directory)
-            stack.enter_context(_journaled_end(journal))
+            _warn(self._identify(parts, known))
             stack.callback(view.stop)
-            return self._train(parts, known or parts.info, journal, view, request, warnings)
+            return self._train(parts, known or parts.info, view, request)
 
-    def _train(
-        self,
-        parts: Assembly,
-        info: RunInfo,
-        journal: Journal,
-        view: ProgressView,
-        request: StopRequest,
-        warnings: list[str],
-    ) -> Result:
+    def _train(self, parts: Assembly, info: RunInfo, view: ProgressView, request: StopRequest) -> Result:
         config, directory = self.config, self.directory
-        flags = {item.name: getattr(config, item.name) for item in dataclasses.fields(config)}
-        flags = {"experiment": self._name, **flags, "run_dir": directory.path}
-        journal.write("start", host=socket.gethostname(), pid=os.getpid(), flags=flags, versions=parts.info.versions)
-        warnings += changed_flags(config, directory)
-        write_flags(directory, flags, parameters(self._experiment))
-
-        log = MetricLog(directory, epoch_examples=parts.schedule.epoch_examples)
-        store = CheckpointStore(
-            parts.state.checkpoint(), log, keep_last=config.keep_last, run=info.run_id, journal=journal
-        )
-        recovery = store.recover()
-        self._bound_orphans()
-        resumed = recovery.manifest
-        plan = _plan(parts, info)
-        journal.write("plan", lines=plan)
-        if resumed:
-            journal.write("resume", step=resumed.step, cut_bytes=recovery.cut_bytes)
-        view.start(
-            step=resumed.step if resumed else 0,
-            total_steps=parts.schedule.last_step(Progress()),
-            plan_lines=[
-                *plan,
-                *_notices(recovery),
-                *(f"warning: {line}" for line in [*warnings, *_unconnected(parts)]),
-            ],
-        )
-        with contextlib.ExitStack() as stack:
+        loop: Loop | None = None
+        journal = Journal(directory)
+        with _faults_noted(journal, lambda: loop.progress.step if loop else None), contextlib.ExitStack() as stack:
+            self._note_start(parts, journal)
+            log = MetricLog(directory, epoch_examples=parts.schedule.epoch_examples)
+            store = CheckpointStore(
+                parts.state.checkpoint(), log, keep_last=config.keep_last, run=info.run_id, journal=journal
+            )
+            recovery = store.recover()
+            resumed = recovery.manifest
+            self._bound_orphans()
+            if resumed:
+                cut = recovery.cut
+                journal.write("resume", step=resumed.step, cut_bytes=cut.bytes, cut_step=cut.last_step)
+            plan = _plan(parts, info)
+            journal.write("plan", lines=plan)
+            _warn(f"checkpoint {step} was put aside: {reason}" for step, reason in recovery.quarantined)
+            view.start(
+                step=resumed.step if resumed else 0,
+                total_steps=parts.schedule.last_step(Progress()),
+                plan_lines=[*plan, *_resume_lines(recovery)],
+            )
             events = EventWriter(
                 Path(directory.events),
                 journal.attempt,
@@ -193,10 +185,18 @@ class Trainer:
             )
             loop = Loop(parts, outlets, request, resumed=resumed)
             stop = loop.run()
-        saved = store.latest is not None and store.latest.step == loop.progress.step
-        journal.write("stop", reason=stop.reason, exit_code=stop.exit_code, step=loop.progress.step, saved=saved)
-        journal.sync()
-        return self._result(parts, stop, store)
+            result = self._result(parts, stop, store, loop.progress)
+            journal.write("stop", reason=stop.reason, exit_code=stop.exit_code, step=result.step, saved=result.saved)
+            journal.sync()
+            return result
+
+    def _note_start(self, parts: Assembly, journal: Journal) -> None:
+        """Notes the attempt and its flags; warns of those that the attempt before had otherwise."""
+        flags = {item.name: getattr(self.config, item.name) for item in dataclasses.fields(self.config)}
+        flags = {"experiment": self._name, **flags, "run_dir": self.directory.path}
+        journal.write("start", host=socket.gethostname(), pid=os.getpid(), flags=flags, versions=parts.info.versions)
+        _warn([*changed_flags(self.config, self.directory), *_unconnected(parts)])
+        write_flags(self.directory, flags, parameters(self._experiment))
 
     def _check_directory(self) -> None:
         """Refuses, before anything is made, a directory that cannot be what is asked for."""
@@ -241,16 +241,17 @@ class Trainer:
         for name in names[: max(0, len(names) - self.config.orphans_keep)]:
             files.remove_tree(os.path.join(orphans, name))
 
-    def _result(self, parts: Assembly, stop: Stop, store: CheckpointStore | None) -> Result:
+    def _result(self, parts: Assembly, stop: Stop, store: CheckpointStore | None, now: Progress) -> Result:
         latest = store.latest if store else None
         best = parts.best.ranking[0] if parts.best.ranking else None
         return Result(
             run_dir=self.directory.path,
-            step=latest.step if latest else 0,
-            examples=latest.examples if latest else 0,
-            epoch=latest.epoch if latest else None,
+            step=now.step,
+            examples=now.examples,
+            epoch=parts.schedule.epoch(now.examples),
             reason=stop.reason,
             exit_code=stop.exit_code,
+            saved=latest is not None and latest.step == now.step,
             monitor=parts.best.monitor,
             best=SavedStep(best.step, self.directory.checkpoint(best.step), best.value) if best else None,
             last=SavedStep(latest.step, self.directory.checkpoint(latest.step)) if latest else None,
@@ -258,8 +259,8 @@ class Trainer:
 
 
 @contextlib.contextmanager
-def _journaled_end(journal: Journal) -> Iterator[None]:
-    """Notes in the journal how the attempt ended when it ended badly."""
+def _faults_noted(journal: Journal, step: Callable[[], int | None]) -> Iterator[None]:
+    """Notes in the journal how the attempt ended when it ended badly, and at which step."""
     try:
         yield
     except BaseException as error:
@@ -267,8 +268,14 @@ def _journaled_end(journal: Journal) -> Iterator[None]:
         # The disk that refused a checkpoint may refuse this line too; the error itself says what matters.
         with contextlib.suppress(Unwritable):
             journal.write("fault", error=type(error).__name__, message=str(error))
-            journal.write("stop", reason="error", exit_code=code, saved=False)
+            journal.write("stop", reason="error", exit_code=code, step=step(), saved=False)
         raise
+
+
+def _warn(lines: Iterable[str]) -> None:
+    """Says what the user has to know whatever the progress mode is."""
+    for line in lines:
+        print(f"warning: {line}", file=sys.stderr)
 
 
 def _plan(parts: Assembly, info: RunInfo) -> list[str]:
@@ -283,12 +290,11 @@ def _plan(parts: Assembly, info: RunInfo) -> list[str]:
     )
 
 
-def _notices(recovery: Recovery) -> list[str]:
-    lines = [f"warning: checkpoint {step} was put aside: {reason}" for step, reason in recovery.quarantined]
-    if recovery.manifest:
-        cut = f", cutting {recovery.cut_bytes} bytes of later records" if recovery.cut_bytes else ""
-        lines.append(f"resume from step {recovery.manifest.step}{cut}")
-    return lines
+def _resume_lines(recovery: Recovery) -> list[str]:
+    if recovery.manifest is None:
+        return []
+    cut = f", cutting {recovery.cut.bytes} bytes of later records" if recovery.cut.bytes else ""
+    return [f"resume from step {recovery.manifest.step}{cut}"]
 
 
 def _unconnected(parts: Assembly) -> list[str]:

@@ -35,6 +35,10 @@ class Files:
         """Whether `path` is there."""
         return os.path.exists(path)
 
+    def is_directory(self, path: str) -> bool:
+        """Whether `path` is a folder."""
+        return os.path.isdir(path)
+
     def size(self, path: str) -> int:
         """Bytes in the file `path`."""
         return os.stat(path).st_size
@@ -61,7 +65,11 @@ class Files:
         parent = os.path.dirname(os.path.abspath(path))
         self.make_directory(parent)
         with writing(path):
-            os.mkdir(path)
+            try:
+                os.mkdir(path)
+            except FileExistsError:
+                if not os.path.isdir(path):  # Else another process made it a moment ago.
+                    raise
         self.sync_directory(parent)
 
     def write(self, path: str, data: bytes) -> None:

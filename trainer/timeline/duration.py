@@ -69,8 +69,8 @@ class Duration:
 
     def __str__(self) -> str:
         number = str(self.number)
-        if "/" in number and float(number_as_float := float(self.number)) == self.number:
-            number = repr(number_as_float)
+        if "/" in number and Fraction(decimal := repr(float(self.number))) == self.number:
+            number = decimal
         if self.unit == SECOND:
             return f"{number}s"
         plural = "" if self.number == 1 or self.unit == RUN else "s"

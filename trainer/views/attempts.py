@@ -13,7 +13,7 @@ from typing import Any
 
 from trainer.ledger.directory import RunDirectory
 from trainer.ledger.journal import read_journal, utc_now
-from trainer.ledger.record import Record
+from trainer.ledger.log import last_step
 
 RUNNING, KILLED = "running", "killed"
 
@@ -198,15 +198,11 @@ def _last_steps(directory: RunDirectory, logs: Iterable[str]) -> Iterable[int]:
     """The step of the last whole record of each of the `logs` that is there and has one."""
     for path in logs:
         try:
-            data = directory.files.read_tail(path, _TAIL_BYTES)
+            step = last_step(directory.files.read_tail(path, _TAIL_BYTES))
         except FileNotFoundError:
             continue
-        for line in reversed(data[: data.rfind(b"\n") + 1].splitlines()):
-            try:
-                yield Record.parse(line).step
-            except ValueError:
-                continue  # No record: the one before it is.
-            break
+        if step is not None:
+            yield step
 
 
 def _seconds(entry: dict[str, Any]) -> float:

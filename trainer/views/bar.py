@@ -25,6 +25,13 @@ _Field = tuple[int, Text]
 """A part of the line, and its rank: where the terminal is narrow, the highest rank is left out first."""
 
 
+class _Console(Console):
+    """A console whose reader may go away (`… | head`), which is no reason to stop training."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+
+
 class Bar:
     """`--progress=bar`.
 
@@ -36,7 +43,7 @@ class Bar:
     def __init__(self, stream: TextIO, clock: Callable[[], float]) -> None:
         self._stream = stream
         self._clock = clock
-        self._console = Console(file=stream, highlight=False, markup=False, emoji=False)
+        self._console = _Console(file=stream, highlight=False, markup=False, emoji=False)
         self._drawn = -math.inf
         self._lines = RecordLines()
         self._throughput = Throughput()

@@ -64,7 +64,11 @@ _STYLE: dict[str, Any] = {
     "text.parse_math": False,  # a metric's name is no formula
     "svg.hashsalt": "checkpoint-trainer",  # otherwise the ids are random
 }
-_UNDATED: dict[str, dict[str, Any]] = {"svg": {"Date": None, "Creator": None}, "png": {"Software": None}}
+_UNDATED: dict[str, dict[str, Any]] = {
+    "svg": {"Date": None, "Creator": None},
+    "png": {"Software": None},
+    "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+}
 """What each format says of when and by which version it was made: nothing, so that the same run gives the same file."""
 
 
@@ -283,12 +287,14 @@ def _set_axes(top: Axes, strip: Axes, records: Sequence[Record], marks: Sequence
 
 
 def _draw_windows(axes: Axes, windows: Sequence[tuple[tuple[int, int], float]], metric: str) -> None:
+    # A round end reaches half a line's width further than its line. Where windows are shorter than that, ends are cut.
+    inset = _SPAN_WIDTH / 2 * _steps_per_point(axes)
+    round_ends = any(end - start > 2 * inset for (start, end), _ in windows)
     steps: list[float] = []
     heights: list[float] = []
     for (start, end), value in windows:
-        # A round end reaches half a line's width further than its line.
-        inset = min(_SPAN_WIDTH / 2 * _steps_per_point(axes), 0.45 * (end - start))
-        steps += (start + inset, end - inset, math.nan)
+        inside = min(inset, (end - start) / 2) if round_ends else 0
+        steps += (start + inside, end - inside, math.nan)
         heights += (value, value, math.nan)
     if windows:
         axes.plot(
@@ -296,7 +302,7 @@ def _draw_windows(axes: Axes, windows: Sequence[tuple[tuple[int, int], float]], 
             heights,
             color=_BLUE,
             linewidth=_SPAN_WIDTH,
-            solid_capstyle="round",
+            solid_capstyle="round" if round_ends else "butt",
             zorder=4,
             gid="train-windows",
             label=_wrapped(f"train {metric}: one mean over all steps of a window"),
@@ -380,18 +386,17 @@ def _draw_checkpoints(axes: Axes, marks: Sequence[Mark]) -> None:
 def _add_legend(axes: Axes, corner: Literal["upper left", "lower left"], *, labelspacing: float) -> None:
     """Beside the axes, where it covers nothing."""
     handles, labels = axes.get_legend_handles_labels()
-    if handles:
-        axes.legend(
-            handles,
-            labels,
-            loc=corner,
-            bbox_to_anchor=(1.012, 1.0 if corner == "upper left" else 0.0),
-            borderaxespad=0,
-            frameon=False,
-            labelspacing=labelspacing,
-            handlelength=1.8,
-            handletextpad=0.8,
-        )
+    axes.legend(
+        handles,
+        labels,
+        loc=corner,
+        bbox_to_anchor=(1.012, 1.0 if corner == "upper left" else 0.0),
+        borderaxespad=0,
+        frameon=False,
+        labelspacing=labelspacing,
+        handlelength=1.8,
+        handletextpad=0.8,
+    )
 
 
 def _wrapped(label: str) -> str:

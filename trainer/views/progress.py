@@ -61,6 +61,7 @@ class Plain:
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._lines = RecordLines()
+        self._unread = False
 
     def start(self, *, step: int, total_steps: int | None, plan_lines: Sequence[str]) -> None:
         self._lines = RecordLines(total_steps)
@@ -77,9 +78,12 @@ class Plain:
     def stop(self) -> None: ...
 
     def _print(self, lines: Sequence[str]) -> None:
-        if lines:
-            self._stream.write(printable("".join(f"{line}\n" for line in lines), self._stream))
-            self._stream.flush()  # a file is buffered by blocks: without this, `tail -f` lags by minutes
+        if lines and not self._unread:
+            try:
+                self._stream.write(printable("".join(f"{line}\n" for line in lines), self._stream))
+                self._stream.flush()  # a file is buffered by blocks: without this, `tail -f` lags by minutes
+            except BrokenPipeError:
+                self._unread = True  # `… | head` has seen enough, which is no reason to stop training
 
 
 def make_progress(mode: str, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic) -> Progress:
