@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import os
 import time
@@ -124,13 +125,11 @@ class CheckpointStore:
           Unwritable: a file could not be written; the checkpoints before it are untouched.
         """
         started = time.monotonic()
-        files, step, reasons = self.directory.files, progress.step, tuple(reasons)
-        if not reasons or not REASONS.issuperset(reasons):
-            raise ConfigError(f"reasons={reasons}; expected one or more of {', '.join(sorted(REASONS))}")
+        reasons, step = _checked_reasons(reasons), progress.step
         if step in self._manifests:
             raise ConfigError(f"step {step} is saved already; save each step once")
         self._log.sync()
-        files.make_directory(self.directory.checkpoint(step))
+        self.directory.files.make_directory(self.directory.checkpoint(step))
         try:
             self._checkpoint.write(self.directory.state_prefix(step))
         except (tf.errors.OpError, OSError) as error:
@@ -154,12 +153,56 @@ class CheckpointStore:
             data=data or {},
         )
         folder.commit(self.directory, manifest)
-        self._manifests[step] = manifest
+        self._commit_noted(manifest, started, written, best_steps)
+        return manifest
+
+    def complete(
+        self,
+        *,
+        reasons: Iterable[str],
+        open_window: Mapping[str, Any],
+        control: Mapping[str, Any],
+        best_steps: Collection[int] = (),
+    ) -> Manifest:
+        """Commits the newest checkpoint again, once what a signal had cut short at its step is made up for.
+
+        Its files stay as they are; its manifest is replaced at once by one that counts the new records and adds the
+        new reasons, so that it says what that of an undisturbed run says.
+
+        Args:
+          reasons: those that came to hold.
+          open_window: as for `save`.
+          control: as for `save`.
+          best_steps: as for `save`.
+
+        Raises:
+          Unwritable: a file could not be written; the checkpoint is as it was.
+        """
+        started = time.monotonic()
+        assert self.latest is not None
+        step = self.latest.step
+        self._log.sync()
+        manifest = dataclasses.replace(
+            self.latest,
+            reasons=_checked_reasons(dict.fromkeys([*self.latest.reasons, *reasons])),
+            log=self._log.position,
+            train=train_relation(self._log.last_train, step),
+            open_window=open_window,
+            eval=eval_relation(self._log.last_evaluations, step),
+            control=control,
+        )
+        folder.commit(self.directory, manifest)
+        self._commit_noted(manifest, started, started, best_steps)
+        return manifest
+
+    def _commit_noted(self, manifest: Manifest, started: float, written: float, best_steps: Collection[int]) -> None:
+        """Takes a commit into account: the journal, and what need not stay any more."""
         committed = time.monotonic()
+        self._manifests[manifest.step] = manifest
         if self._journal:
             self._journal.write(
                 "save",
-                step=step,
+                step=manifest.step,
                 reasons=list(manifest.reasons),
                 stall_s=round(committed - started, 6),
                 snapshot_s=0.0,
@@ -168,7 +211,6 @@ class CheckpointStore:
                 bytes=manifest.size,
             )
         self._prune(best_steps)
-        return manifest
 
     def _next_orphans(self) -> str:
         """A folder for what a resume puts aside, where no journal counts the attempts."""
@@ -199,3 +241,10 @@ class CheckpointStore:
         except AssertionError as error:
             reason = " ".join(str(error).split())
             raise Damaged(f"it holds other variables than the model and optimizer have: {reason}") from error
+
+
+def _checked_reasons(reasons: Iterable[str]) -> tuple[str, ...]:
+    checked = tuple(reasons)
+    if not checked or not REASONS.issuperset(checked):
+        raise ConfigError(f"reasons={checked}; expected one or more of {', '.join(sorted(REASONS))}")
+    return checked

@@ -76,6 +76,9 @@ class Loop:
             control = resumed.control
             self._now = Progress(resumed.step, resumed.examples, control.get("cadence", {}).get("seconds", 0.0))
             self._window_start = resumed.open_window["from"]
+            if not resumed.open_window["steps"]:
+                # The manifest has the last word: a completed checkpoint may have closed the window that its file holds.
+                parts.program.clear_window()
             self._pending = frozenset(control.get("pending", ()))
             parts.best.restore(control.get("best", {}))
         self._before = self._now
@@ -133,14 +136,19 @@ class Loop:
         if due.log and self._window_start != now.step:
             self._close_window(due.closed_by)
 
-        if due.evaluate and not self._evaluate():
+        evaluated = due.evaluate and self._evaluate()
+        if due.evaluate and not evaluated:
             self._pending |= {EVALUATION}
 
         is_best = self._decide()
 
         reasons = [*due.save, *(["best"] if is_best else []), *(["signal"] if request else [])]
-        if reasons and not self._saved_already():
-            self._save(reasons)
+        if not self._saved_already():
+            if reasons:
+                self._save(reasons)
+        elif evaluated:
+            # A signal had cut the evaluation of this step short, so that its checkpoint knew nothing of it.
+            self._save(reasons, complete=True)
 
         if request:
             self._to.journal.write("signal", signal=str(request.signal and request.signal.name), step=now.step)
@@ -208,8 +216,9 @@ class Loop:
         latest = self._to.store.latest
         return latest is not None and latest.step == self._now.step
 
-    def _save(self, reasons: Sequence[str]) -> None:
-        parts, now = self._parts, self._now
+    def _save(self, reasons: Sequence[str], *, complete: bool = False) -> None:
+        """Saves this step, or completes its checkpoint with what was made up for."""
+        parts, now, store = self._parts, self._now, self._to.store
         if not parts.state.all_finite():
             raise Diverged(
                 f"a weight is not finite at step {now.step}; {self._newest()}: "
@@ -219,20 +228,26 @@ class Loop:
         if flushes and self._window_start != now.step:
             self._close_window("save")
         self._to.events.flush()
-        manifest = self._to.store.save(
-            now,
-            reasons=reasons,
-            epoch=parts.schedule.epoch(now.examples),
-            open_window=self._open_window(),
-            control={
-                "best": parts.best.to_json(),
-                "early_stop": {},
-                "cadence": {"seconds": now.seconds},
-                "pending": sorted(self._pending),
-            },
-            data={"mode": parts.source.mode, "fingerprint": parts.source.fingerprint},
-            best_steps=parts.best.steps if parts.config.keep_best else (),
-        )
+        control = {
+            "best": parts.best.to_json(),
+            "early_stop": {},
+            "cadence": {"seconds": now.seconds},
+            "pending": sorted(self._pending),
+        }
+        best_steps = parts.best.steps if parts.config.keep_best else ()
+        window = self._open_window()
+        if complete:
+            manifest = store.complete(reasons=reasons, open_window=window, control=control, best_steps=best_steps)
+        else:
+            manifest = store.save(
+                now,
+                reasons=reasons,
+                epoch=parts.schedule.epoch(now.examples),
+                open_window=window,
+                control=control,
+                data={"mode": parts.source.mode, "fingerprint": parts.source.fingerprint},
+                best_steps=best_steps,
+            )
         self._to.view.message(f"saved step {manifest.step} ({', '.join(manifest.reasons)})")
         self._deliver()
 

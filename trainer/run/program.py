@@ -104,10 +104,14 @@ class Program:
 
     def close(self) -> Row:
         """Closes the open window here and now, for a save or an end that was not known before the chunk."""
-        assert self._state.window is not None
         row = self.peek()
-        self._state.window.assign(tf.zeros_like(self._state.window))
+        self.clear_window()
         return row
+
+    def clear_window(self) -> None:
+        """Empties the open window."""
+        assert self._state.window is not None
+        self._state.window.assign(tf.zeros_like(self._state.window))
 
     def traces(self) -> int:
         """How often the chunk was traced."""
