@@ -20,6 +20,7 @@ setuptools.setup(
         "report": ["matplotlib>=3.8"],
         "dev": [
             "hypothesis>=6.100",
+            "matplotlib>=3.8",
             "mypy>=1.10",
             "pytest>=8.0",
             "pytest-xdist>=3.5",

@@ -145,7 +145,7 @@ def test_a_resume_cuts_what_is_later_and_goes_on_with_the_same_bytes(data: st.Da
 
         log = MetricLog(run_dir)
         later = b"".join(LINES[vouched:logged]) + torn
-        assert log.resume(manifest, f"{run_dir}/orphans/attempt-0002") == len(later)
+        assert log.resume(manifest, f"{run_dir}/orphans/attempt-0002").bytes == len(later)
         assert log.position == manifest.log
         assert written(run_dir) == b"".join(LINES[:vouched])
         orphans = pathlib.Path(run_dir, "orphans", "attempt-0002", "metrics.jsonl")
@@ -161,7 +161,7 @@ def test_a_resume_cuts_what_is_later_and_goes_on_with_the_same_bytes(data: st.Da
 def test_without_a_checkpoint_everything_goes_to_the_orphans(tmp_path: pathlib.Path) -> None:
     MetricLog(tmp_path).append(RECORDS[:3])
     log = MetricLog(tmp_path)
-    assert log.resume(None, str(tmp_path / "orphans")) == len(b"".join(LINES[:3]))
+    assert log.resume(None, str(tmp_path / "orphans")).bytes == len(b"".join(LINES[:3]))
     assert (tmp_path / "orphans" / "metrics.jsonl").read_bytes() == b"".join(LINES[:3])
     log.append(RECORDS)
     assert written(tmp_path) == b"".join(LINES)
@@ -170,7 +170,7 @@ def test_without_a_checkpoint_everything_goes_to_the_orphans(tmp_path: pathlib.P
 
 def test_a_first_start_finds_nothing_to_cut(tmp_path: pathlib.Path) -> None:
     log = MetricLog(tmp_path / "run")
-    assert log.resume(None, str(tmp_path / "run" / "orphans")) == 0
+    assert log.resume(None, str(tmp_path / "run" / "orphans")).bytes == 0
     assert not (tmp_path / "run").exists()
 
 
@@ -183,7 +183,7 @@ def test_records_are_copied_before_they_are_cut(tmp_path: pathlib.Path) -> None:
         MetricLog(RunDirectory(tmp_path, RecordingFiles(refused="truncate"))).resume(manifest, str(tmp_path / "first"))
     assert written(tmp_path) == b"".join(LINES[:6])
     assert (tmp_path / "first" / "metrics.jsonl").read_bytes() == b"".join(LINES[4:6])
-    assert MetricLog(tmp_path).resume(manifest, str(tmp_path / "second")) == len(b"".join(LINES[4:6]))
+    assert MetricLog(tmp_path).resume(manifest, str(tmp_path / "second")).bytes == len(b"".join(LINES[4:6]))
     assert written(tmp_path) == b"".join(LINES[:4])
 
 
@@ -290,7 +290,7 @@ def test_a_log_that_is_gone_is_refused(tmp_path: pathlib.Path) -> None:
 def test_a_manifest_may_vouch_for_an_empty_log(tmp_path: pathlib.Path) -> None:
     manifest = vouch(MetricLog(tmp_path), 3)
     log = MetricLog(tmp_path)
-    assert log.resume(manifest, str(tmp_path / "orphans")) == 0
+    assert log.resume(manifest, str(tmp_path / "orphans")).bytes == 0
     log.append(RECORDS)
     assert written(tmp_path) == b"".join(LINES)
 

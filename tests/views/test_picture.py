@@ -20,7 +20,8 @@ from trainer.ledger.journal import Journal
 from trainer.ledger.log import MetricLog
 from trainer.ledger.manifest import LogPosition, Manifest, StateFile
 from trainer.ledger.record import Record
-from trainer.views.picture import Mark, checkpoint_marks, draw_run
+from trainer.views.marks import Mark, checkpoint_marks
+from trainer.views.picture import draw_run
 
 MakeRecord = Callable[..., Record]
 

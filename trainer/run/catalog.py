@@ -16,7 +16,9 @@ def check_name(name: str) -> None:
     Raises:
       ConfigError: it is neither a file in `experiments/` nor a dotted path; the message lists the known ones.
     """
-    if not _is_path(name) and name not in known_experiments():
+    path, _, label = name.partition(":")
+    words = [*path.split("."), *([label] if label else [])]
+    if not all(map(str.isidentifier, words)) or (not _is_path(name) and name not in known_experiments()):
         raise ConfigError(f"experiment={name} is unknown; expected {_expected()}")
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
-from typing import Any
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 from trainer.errors import ConfigError
 from trainer.run.experiment import FREE, REFUSE, WARN
@@ -13,7 +14,9 @@ from trainer.timeline.cadence import Cadence
 from trainer.timeline.duration import SECOND, Duration
 from trainer.timeline.schedule import RECONCILE_MODES
 
-_CADENCES = ("train_for", "log_every", "eval_every", "save_every")
+_Parsed = TypeVar("_Parsed")
+
+CADENCES = ("train_for", "log_every", "eval_every", "save_every")
 
 
 def _option(default: Any, help: str, *, on_resume: str = FREE, choices: tuple[str, ...] = ()) -> Any:
@@ -92,24 +95,26 @@ class Config:
     dry_run: bool = _option(False, "print the plan and stop")
 
     def __post_init__(self) -> None:
+        hints = typing.get_type_hints(type(self))
         for item in dataclasses.fields(self):
             value, choices = getattr(self, item.name), item.metadata["choices"]
+            if type(value) not in (typing.get_args(hints[item.name]) or (hints[item.name],)):
+                expected = str(item.type).replace(" | None", "")
+                raise ConfigError(f"{item.name}={value!r} is {type(value).__name__}; expected {expected}")
             if choices and value not in choices:
                 raise ConfigError(f"{item.name}={value} is no choice; expected one of {', '.join(choices)}")
         for name, least in (("keep_last", 1), ("keep_best", 0), ("threads", 0), ("orphans_keep", 0)):
             if getattr(self, name) < least:
                 raise ConfigError(f"{name}={getattr(self, name)} is too small; expected {least} or more")
-        for name in _CADENCES:
-            try:
-                Cadence.parse(getattr(self, name) or "never")
-            except ConfigError as error:
-                raise ConfigError(f"{name}: {error}") from None
+        for name in CADENCES:
+            if getattr(self, name) is not None:
+                _named(name, Cadence.parse, getattr(self, name))
         self.tick_seconds()
         self.profile_steps()
 
     def tick_seconds(self) -> float:
         """The tick in seconds."""
-        tick = Duration.parse(self.tick)
+        tick = _named("tick", Duration.parse, self.tick)
         if tick.unit != SECOND:
             raise ConfigError(f"tick={self.tick} is no time; expected seconds, such as 1s or 0.5s")
         return float(tick.number)
@@ -122,6 +127,14 @@ class Config:
         if not match or not int(match[1]) < int(match[2]):
             raise ConfigError(f"profile={self.profile} is no range of steps; expected FROM..TO, such as 100..120steps")
         return int(match[1]), int(match[2])
+
+
+def _named(name: str, parse: Callable[[str], _Parsed], text: str) -> _Parsed:
+    """What `parse` makes of `text`; the message of its error begins with the option's name."""
+    try:
+        return parse(text)
+    except ConfigError as error:
+        raise ConfigError(f"{name}: {error}") from None
 
 
 def make_config(options: Mapping[str, Any], suggested: Mapping[str, Any]) -> Config:
@@ -140,6 +153,6 @@ def make_config(options: Mapping[str, Any], suggested: Mapping[str, Any]) -> Con
     if given.get("eval_every") == "never" and "monitor" not in options:
         # What the experiment would monitor is of no use to a user who has evaluations off.
         given.pop("monitor", None)
-    for name in {*_CADENCES, "tick"} & given.keys():
+    for name in {*CADENCES, "tick"} & given.keys():
         given[name] = None if given[name] is None else str(given[name])
     return Config(**given)

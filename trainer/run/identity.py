@@ -10,8 +10,9 @@ from trainer.errors import ConfigError
 from trainer.ledger.directory import RunDirectory
 from trainer.ledger.flagfile import read_flags
 from trainer.ledger.run_info import RunInfo
-from trainer.run.config import Config
+from trainer.run.config import CADENCES, Config
 from trainer.run.experiment import REFUSE, WARN, Experiment, resume_rules
+from trainer.timeline.cadence import Cadence
 
 _MACHINE = ("machine", "versions", "threads", "jit", "deterministic")
 """What may change the last bits and nothing else."""
@@ -80,7 +81,11 @@ def changed_flags(config: Config, directory: RunDirectory) -> list[str]:
         if item.metadata["on_resume"] != WARN or not before or item.name in _MACHINE:
             continue
         text = str(value).lower() if isinstance(value, bool) else None if value is None else str(value)
-        if before.get(item.name) != text:
+        if item.name in CADENCES and text and item.name in before:
+            same = Cadence.parse(before[item.name]) == Cadence.parse(text)
+        else:
+            same = before.get(item.name) == text
+        if not same:
             lines.append(f"{item.name} was {before.get(item.name, 'not set')} in the last attempt and is {text} now")
     return lines
 

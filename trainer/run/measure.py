@@ -90,8 +90,10 @@ def measure(loss: Loss, batch: Batch, batch_size: int) -> Measured:
         weights = padding if weights is None else tf.cast(weights, per_example.dtype) * padding
     values = {"loss": per_example[:, None]}
     sizes: list[tuple[str, int | None]] = [("loss", None)]
+    if not isinstance(loss.metrics, Mapping) or not all(isinstance(name, str) for name in loss.metrics):
+        raise ConfigError(f"loss() returned metrics {_brief(loss.metrics)}; expected tensors by name")
     for name, value in sorted(loss.metrics.items()):
-        if name in ("loss", REGULARIZATION) or not isinstance(name, str):
+        if name in ("loss", REGULARIZATION):
             raise ConfigError(f"loss() returned a metric named {name!r}, which the trainer records itself; rename it")
         tensor = _checked(name, value, batch_size, columns=True)
         sizes.append((name, tensor.shape[1] if tensor.shape.rank == 2 else None))
@@ -147,10 +149,20 @@ def _checked(name: str, value: Any, batch_size: int, *, columns: bool = False) -
 
 
 def _checked_scalar(value: Any) -> tf.Tensor:
-    tensor = tf.convert_to_tensor(value)
+    try:
+        tensor = tf.convert_to_tensor(value)
+    except (TypeError, ValueError):
+        raise ConfigError(
+            f"loss() returned regularization as {type(value).__name__}; expected a float scalar"
+        ) from None
     if tensor.shape.rank != 0 or not tensor.dtype.is_floating:
         raise ConfigError(
             f"loss() returned regularization of shape {tensor.shape} and dtype {tensor.dtype.name}; "
             "expected a float scalar"
         )
     return tensor
+
+
+def _brief(metrics: Any) -> str:
+    """What the metrics are, without their tensors."""
+    return f"named {', '.join(map(repr, metrics))}" if isinstance(metrics, Mapping) else f"as {type(metrics).__name__}"

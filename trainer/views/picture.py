@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import math
 import os
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from trainer.errors import ConfigError, Unusable
 from trainer.ledger.directory import RunDirectory
-from trainer.ledger.journal import read_journal
 from trainer.ledger.log import read_records
-from trainer.ledger.manifest import RUN_REASONS, Manifest
-from trainer.ledger.record import Number, Record
+from trainer.ledger.record import Record
+from trainer.views.marks import Mark, checkpoint_marks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -72,36 +70,6 @@ _UNDATED: dict[str, dict[str, Any]] = {
 """What each format says of when and by which version it was made: nothing, so that the same run gives the same file."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Mark:
-    """A checkpoint as the picture shows it."""
-
-    step: int
-    window_start: int
-    """Where the window that was open at `step` begins; `step` itself when the checkpoint ends a window."""
-    kept: bool
-    """Whether it is still there; otherwise retention has pruned it."""
-    transient: bool = False
-    best: str | None = None
-    """The monitored metric by which it is the best checkpoint, if it is."""
-    partial: Number = None
-    """The mean over the open part of the window, where the manifest is there to tell."""
-
-    @property
-    def lag(self) -> int:
-        """Steps trained since the newest train record."""
-        return self.step - self.window_start
-
-    @property
-    def kind(self) -> str:
-        """Which of the looks it has."""
-        if self.kept and self.best:
-            return "best"
-        if self.transient:
-            return "transient" if self.kept else "pruned-transient"
-        return "kept" if self.kept else "pruned"
-
-
 def draw_run(run_dir: str | os.PathLike[str], path: str | os.PathLike[str], *, metric: str = "loss") -> None:
     """Draws `metric` over the steps of a run, and its checkpoints on a strip below.
 
@@ -140,39 +108,6 @@ def draw_run(run_dir: str | os.PathLike[str], path: str | os.PathLike[str], *, m
             raise ConfigError(f"the picture {os.fspath(path)} cannot be written: {error}") from error
 
 
-def checkpoint_marks(directory: RunDirectory, records: Sequence[Record], *, metric: str = "loss") -> list[Mark]:
-    """The checkpoints of the run's history, oldest first: those that are there, and those that were pruned.
-
-    Args:
-      directory: the run directory.
-      records: its records.
-      metric: whose mean over the open part of a window is wanted.
-    """
-    manifests = _manifests(directory)
-    there = set(directory.step_folders())
-    known = {step: reasons for step, reasons in _saves(directory).items() if step not in there}
-    known |= {step: manifest.reasons for step, manifest in manifests.items()}
-    best = _best(manifests)
-    ends = sorted(record.step for record in records if record.kind == "train")
-    marks = []
-    for step, reasons in sorted(known.items()):
-        manifest = manifests.get(step)
-        # Without its manifest, a checkpoint's open window is the one that no record up to it had closed.
-        closed = max((end for end in ends if end <= step), default=0)
-        open_window: Mapping[str, Any] = manifest.open_window if manifest else {"from": closed}
-        marks.append(
-            Mark(
-                step=step,
-                window_start=open_window["from"],
-                kept=manifest is not None,
-                transient=bool(reasons) and not RUN_REASONS.intersection(reasons),
-                best=best.get(step) if manifest else None,
-                partial=open_window.get("metrics", {}).get(metric),
-            )
-        )
-    return marks
-
-
 def _records(directory: RunDirectory) -> list[Record]:
     try:
         records = read_records(directory)
@@ -181,41 +116,6 @@ def _records(directory: RunDirectory) -> list[Record]:
     if not records:
         raise Unusable(f"{directory.path} has no records in {os.path.basename(directory.metrics)}; expected a run_dir")
     return records
-
-
-def _manifests(directory: RunDirectory) -> dict[int, Manifest]:
-    manifests = {}
-    for step in directory.committed_steps():
-        try:
-            manifests[step] = Manifest.load(directory, step)
-        except (OSError, ValueError):
-            # Damaged, or pruned by a running trainer while we look: the picture shows what can be used.
-            continue
-    return manifests
-
-
-def _saves(directory: RunDirectory) -> dict[int, Sequence[str]]:
-    """The reasons of every save that the journal tells of and that no resume has undone."""
-    saves: dict[int, Sequence[str]] = {}
-    for entry in read_journal(directory):
-        match entry:
-            case {"event": "save", "step": int(step)}:
-                saves[step] = entry.get("reasons", ())
-            case {"event": "prune", "steps": [*steps]} if entry.get("why") != "unfinished":
-                # A save that a kill kept out of the journal is only known from here, without its reasons.
-                for step in steps:
-                    saves.setdefault(step, ())
-            case {"event": "quarantine", "step": int(step)}:
-                saves.pop(step, None)
-            case {"event": "resume", "step": int(resumed)}:
-                saves = {step: reasons for step, reasons in saves.items() if step <= resumed}
-    return saves
-
-
-def _best(manifests: Mapping[int, Manifest]) -> dict[int, str]:
-    """The best step by the newest manifest, with the metric that decides."""
-    rankings = manifests[max(manifests)].control.get("best", {}) if manifests else {}
-    return {ranking[0]["step"]: monitor for monitor, ranking in rankings.items() if ranking}
 
 
 def _figure(records: Sequence[Record], marks: Sequence[Mark], metric: str) -> Figure:
