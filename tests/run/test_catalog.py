@@ -62,10 +62,11 @@ def test_an_imported_experiment_can_be_named_but_is_not_the_module_s_own(package
 
 
 def test_a_module_of_several_needs_the_class_and_the_message_names_them(package: pathlib.Path) -> None:
-    write(package, "mine_two", MODULE + "\n    class Second(First):\n        pass\n")
-    with pytest.raises(ConfigError, match=r"mine_two:First.*mine_two:Second"):
-        find_experiment("mine_two:")
-    assert find_experiment("mine_two:Second").__name__ == "Second"
+    (package / "mine").mkdir()
+    write(package, "mine/two", MODULE + "\n    class Second(First):\n        pass\n")
+    with pytest.raises(ConfigError, match=r"mine\.two:First.*mine\.two:Second"):
+        find_experiment("mine.two")
+    assert find_experiment("mine.two:Second").__name__ == "Second"
 
 
 @pytest.mark.parametrize("name", ["digitz", "", "Digits", "experiments"])

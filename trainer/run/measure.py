@@ -70,19 +70,21 @@ class Measured(NamedTuple):
     layout: Layout
 
 
-def measure(loss: Loss, batch: Batch, batch_size: int) -> Measured:
-    """Checks what an experiment's `loss` returned, and adds it up.
+def measure(loss: Loss, batch: Batch, batch_size: int, *, returned_by: str = "loss") -> Measured:
+    """Checks what an experiment's `loss` or `train_step` returned, and adds it up.
 
     Args:
       loss: the loss.
       batch: the batch it was measured on; its padding weighs nothing.
       batch_size: rows of the batch.
+      returned_by: the method, for the messages.
 
     Raises:
       ConfigError: a wrong type, shape or dtype.
     """
     if not isinstance(loss, Loss):
-        raise ConfigError(f"loss() returned {type(loss).__name__}; expected trainer.Loss(per_example=[batch], …)")
+        kind = type(loss).__name__
+        raise ConfigError(f"{returned_by}() returned {kind}; expected trainer.Loss(per_example=[batch], …)")
     per_example = _checked("per_example", loss.per_example, batch_size)
     weights = None if loss.weights is None else _checked("weights", loss.weights, batch_size)
     if batch.weights is not None:
@@ -118,9 +120,13 @@ def measure(loss: Loss, batch: Batch, batch_size: int) -> Measured:
 
 def recorded_metrics(means: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[str, Any]:
     """What a record holds: the means that are numbers, and what `summarize` made of them all."""
-    for name in summary:
+    if not isinstance(summary, Mapping):
+        raise ConfigError(f"summarize() returned {type(summary).__name__}; expected numbers by name")
+    for name, value in summary.items():
         if not isinstance(name, str) or name == "loss":
             raise ConfigError(f"summarize() returned a metric named {name!r}; expected other names than the loss")
+        if not isinstance(value, float | int | np.number) or isinstance(value, bool):
+            raise ConfigError(f"summarize() returned {name} as {type(value).__name__}; expected a number")
     return {name: mean for name, mean in means.items() if not isinstance(mean, np.ndarray)} | dict(summary)
 
 

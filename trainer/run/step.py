@@ -80,7 +80,8 @@ class TrainStep:
 
     def _own_update(self, train_step: Callable[..., Any], batch: Batch, seed: tf.Tensor) -> tf.Tensor:
         """The update of an experiment that applies its own gradients."""
-        measured = measure(train_step(self._state, batch.values, seed), batch, self._batch_size)
+        loss = train_step(self._state, batch.values, seed)
+        measured = measure(loss, batch, self._batch_size, returned_by="train_step")
         self._note(measured.layout, (), ())
         return measured.totals
 

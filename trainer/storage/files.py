@@ -47,7 +47,7 @@ class Files:
         """The sorted names in the folder `path`; none when it is not there."""
         try:
             return sorted(os.listdir(path))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return []
 
     def crc32(self, path: str) -> str:
