@@ -12,6 +12,8 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
+from trainer.errors import EXIT_INTERRUPTED, EXIT_PREEMPTED
+
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
@@ -27,7 +29,7 @@ class StopRequest:
     @property
     def exit_code(self) -> int:
         """What the process exits with after the state is saved: 130 for the user's own interrupt, 75 for the rest."""
-        return 130 if self.signal == signal.SIGINT else 75
+        return EXIT_INTERRUPTED if self.signal == signal.SIGINT else EXIT_PREEMPTED
 
     def note(self, number: int, frame: FrameType | None) -> None:
         """The signal handler."""

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from trainer.checkpoint.store import CheckpointStore
-from trainer.errors import EXIT_DONE, Diverged
+from trainer.errors import EXIT_DONE, EXIT_INTERRUPTED, Diverged
 from trainer.ledger.journal import Journal
 from trainer.ledger.log import MetricLog
 from trainer.ledger.manifest import RUN_REASONS, Manifest
@@ -152,8 +152,11 @@ class Loop:
 
         if request:
             self._to.journal.write("signal", signal=str(request.signal and request.signal.name), step=now.step)
-            return Stop("interrupted" if request.exit_code == 130 else "preempted", request.exit_code)
-        return Stop("target reached", EXIT_DONE) if due.stop else None
+        if due.stop and EVALUATION not in self._pending:
+            return Stop("target reached", EXIT_DONE)
+        if request:
+            return Stop("interrupted" if request.exit_code == EXIT_INTERRUPTED else "preempted", request.exit_code)
+        return None
 
     def _due(self) -> Due:
         return self._parts.schedule.due(self._before, self._now, pending=self._pending)

@@ -70,7 +70,7 @@ class TrainStep:
             loss = self._experiment.loss(state.model, batch.values, training=True, seed=seed)
             measured = measure(loss, batch, self._batch_size)
             # The mean is over the global batch: each replica's share is its weighted sum over everybody's weight.
-            objective = measured.weighted_loss / self._reduce(measured.weight)
+            objective = tf.math.divide_no_nan(measured.weighted_loss, self._reduce(measured.weight))
             if measured.regularization is not None:
                 objective += tf.cast(measured.regularization, objective.dtype) / self._replicas
         gradients = tape.gradient(objective, [tensor_variable(variable) for variable in variables])
