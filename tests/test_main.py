@@ -10,6 +10,8 @@ from collections.abc import Callable
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
 REGRESSION = ("--experiment=regression", "--train_for=40steps", "--save_every=10steps", "--run_dir=run")

@@ -10,6 +10,8 @@ import time
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = pathlib.Path(__file__).with_name("parts_alone.py")
 KILLS = 8
 SECONDS_AT_MOST = 60

@@ -15,7 +15,7 @@ from trainer.ledger.directory import RunDirectory
 from trainer.ledger.log import read_records
 from trainer.views.tensorboard import first_difference
 
-pytestmark = pytest.mark.proof
+pytestmark = pytest.mark.slow
 
 KILLS = 12
 ATTEMPTS_AT_MOST = 30

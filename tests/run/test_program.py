@@ -19,6 +19,8 @@ import trainer
 from trainer.errors import ConfigError
 from trainer.run.program import MAX_CLOSES, Row
 
+pytestmark = pytest.mark.slow
+
 GRAPH_AND_XLA = pytest.mark.parametrize("jit", [False, True], ids=["graph", "xla"])
 WRAP_AND_SHORT = pytest.mark.parametrize("last", ["wrap", "short"])
 

@@ -25,6 +25,8 @@ from trainer.process.signals import StopRequest
 from trainer.run.program import Advance, Program
 from trainer.storage.files import Files
 
+pytestmark = pytest.mark.slow
+
 ONE_STEP_A_CHUNK = "0.000001s"
 
 Train = Callable[..., trainer.Result]
