@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import os
+import re
 import time
 import warnings
 from collections.abc import Collection, Iterable, Mapping
@@ -133,8 +134,10 @@ class CheckpointStore:
         try:
             self._checkpoint.write(self.directory.state_prefix(step))
         except (tf.errors.OpError, OSError) as error:
-            reason = getattr(error, "message", str(error)).splitlines()[0]
-            raise Unwritable(f"checkpoint {step} could not be written: {reason}") from error
+            raise Unwritable(
+                f"checkpoint {step} could not be written: {_first_line(error)}; free space or mend the permissions, "
+                "then run the same command again"
+            ) from error
         written = time.monotonic()
         manifest = Manifest(
             step=step,
@@ -236,11 +239,16 @@ class CheckpointStore:
         try:
             self._checkpoint.read(prefix).assert_consumed()
         except _DAMAGE as error:
-            reason = getattr(error, "message", None) or str(error) or type(error).__name__
-            raise Damaged(f"it does not restore: {reason.splitlines()[0]}") from error
+            raise Damaged(f"it does not restore: {_first_line(error)}") from error
         except AssertionError as error:
             reason = " ".join(str(error).split())
             raise Damaged(f"it holds other variables than the model and optimizer have: {reason}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    """What an error says, without the names of the operations that TensorFlow puts around it."""
+    message = getattr(error, "message", None) or str(error) or type(error).__name__
+    return re.sub(r"\{\{.*?\}\}\s*|\s*\[Op:\w+\]", "", message).splitlines()[0]
 
 
 def _checked_reasons(reasons: Iterable[str]) -> tuple[str, ...]:
