@@ -38,7 +38,7 @@ class Perceptron(tf.Module):
         """The logits, float32 [batch, 10], of images float32 [batch, 64]."""
         hidden = tf.nn.relu(images @ self.hidden_weights + self.hidden_bias)
         if training and self._dropout:
-            kept = tf.random.stateless_uniform(tf.shape(hidden), seed, alg="philox") >= self._dropout
+            kept = trainer.random_bits(seed, hidden.shape) >= int(self._dropout * 2**32)
             hidden = tf.where(kept, hidden / (1 - self._dropout), 0.0)
         return hidden @ self.output_weights + self.output_bias
 

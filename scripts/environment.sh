@@ -17,7 +17,8 @@ prepare() {
     exit 64
   fi
   echo "Setting up $root/.venv …" >&2
-  [[ -x $python ]] || "$base" -m venv "$root/.venv"
+  # One that was interrupted while it was made has no pip, and is made anew.
+  "$python" -m pip --version &>/dev/null || "$base" -m venv --clear "$root/.venv"
   "$python" -m pip install --quiet --quiet --disable-pip-version-check --editable "$root${extra:+[$extra]}"
   echo "$wanted" >"$stamp"
 }

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from trainer import data, optim
     from trainer.checkpoint.store import CheckpointStore
-    from trainer.data.seeds import fold_in
+    from trainer.data.seeds import fold_in, random_bits
     from trainer.ledger.log import MetricLog
     from trainer.ledger.record import Record
     from trainer.run.experiment import Experiment, Loss, field
@@ -31,6 +31,7 @@ _HOMES = {
     "Trainer": "trainer.run.trainer",
     "field": "trainer.run.experiment",
     "fold_in": "trainer.data.seeds",
+    "random_bits": "trainer.data.seeds",
 }
 
 __all__ = [
@@ -47,6 +48,7 @@ __all__ = [
     "field",
     "fold_in",
     "optim",
+    "random_bits",
 ]
 
 

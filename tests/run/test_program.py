@@ -408,9 +408,7 @@ HOST = {"PyFunc", "PyFuncStateless", "EagerPyFunc", "Print", "PrintV2", "StringF
 
 def operations(program: Any) -> list[str]:
     """The kinds of all operations of the chunk, those of the functions that it calls included."""
-    chunk = program._chunk.get_concrete_function(
-        tf.TensorSpec([], tf.int64), tf.TensorSpec([MAX_CLOSES + 1], tf.int64)
-    ).graph.as_graph_def()
+    chunk = program._chunk.graph.as_graph_def()
     inner = [node.op for function in chunk.library.function for node in function.node_def]
     return [*(node.op for node in chunk.node), *inner]
 

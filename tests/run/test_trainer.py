@@ -182,7 +182,9 @@ def course(manifests: dict[int, Manifest]) -> dict[int, Any]:
         if not manifest.transient:
             value = manifest.to_json()
             value["reasons"] = [reason for reason in value["reasons"] if reason != "signal"]
-            value["control"] = {name: part for name, part in value["control"].items() if name != "cadence"}
+            value["control"] = {
+                name: part for name, part in value["control"].items() if name not in ("cadence", "events")
+            }
             found[step] = {name: part for name, part in value.items() if name not in ("attempt", "run", "parent")}
     return found
 

@@ -100,7 +100,7 @@ def test_attempts_are_read_in_order_beyond_nine(tmp_path: Path, train: MakeRecor
 def test_events_lost_in_a_kill_are_written_again(tmp_path: Path, train: MakeRecord) -> None:
     log = [train(100), train(200), train(300)]
     write(tmp_path, 1, -1, log[:1])  # the events of 200 and 300 never reached the disk, their records did
-    path = write(tmp_path, 2, 300, [train(400)], earlier=log)
+    path = write(tmp_path, 2, 300, [train(400)], earlier=lambda: log)
     assert read_scalars(tmp_path) == shown([*log, train(400)])
     assert path.name == "events.out.tfevents.0000000002.trainer"
 
@@ -111,15 +111,15 @@ def test_a_record_cut_from_the_log_at_the_step_resumed_from_is_not_shown_twice(
     """A save on a signal left the evaluation of step 200 to do. Attempt 2 did it, and was killed before it saved."""
     log = [train(100), train(200)]
     write(tmp_path, 1, -1, log)
-    write(tmp_path, 2, 200, [evaluation(200)], earlier=log)
-    write(tmp_path, 3, 200, [evaluation(200), train(300)], earlier=log)
+    write(tmp_path, 2, 200, [evaluation(200)], earlier=lambda: log)
+    write(tmp_path, 3, 200, [evaluation(200), train(300)], earlier=lambda: log)
     assert read_scalars(tmp_path) == shown([*log, evaluation(200), train(300)])
 
 
 @pytest.mark.parametrize("resume_step", [-1, 200])
 def test_a_missing_directory_is_made_again_from_the_log(tmp_path: Path, train: MakeRecord, resume_step: int) -> None:
     log = [train(100), train(200)][: 0 if resume_step < 0 else 2]
-    write(tmp_path / "events", 3, resume_step, [train(300)], earlier=log)
+    write(tmp_path / "events", 3, resume_step, [train(300)], earlier=lambda: log)
     assert read_scalars(tmp_path / "events") == shown([*log, train(300)])
 
 
@@ -132,14 +132,14 @@ def test_a_damaged_file_raises_and_is_made_up_for_by_the_next_attempt(tmp_path: 
     with pytest.raises(ValueError, match=r"0000000001\.trainer: the CRC"):
         read_scalars(tmp_path)
     assert first_difference(tmp_path, log) in (100, 200)
-    write(tmp_path, 2, 300, [train(400)], earlier=log)
+    write(tmp_path, 2, 300, [train(400)], earlier=lambda: log)
     assert read_scalars(tmp_path, strict=False) == shown([*log, train(400)])
 
 
 def test_what_is_complete_is_not_written_again(tmp_path: Path, train: MakeRecord) -> None:
     log = [train(100 * index) for index in range(1, 50)]
     write(tmp_path, 1, -1, log)
-    path = write(tmp_path, 2, log[-1].step, [], earlier=log)
+    path = write(tmp_path, 2, log[-1].step, [], earlier=lambda: log)
     assert path.stat().st_size < 100
 
 
@@ -151,7 +151,7 @@ def test_a_file_sorts_last_even_if_its_attempt_does_not(tmp_path: Path, train: M
 
 def test_files_of_others_are_left_alone(tmp_path: Path, train: MakeRecord) -> None:
     (tmp_path / "events.out.tfevents.1700000000.host.profile-empty").write_bytes(b"not ours")
-    write(tmp_path, 1, -1, [train(100)], earlier=[])
+    write(tmp_path, 1, -1, [train(100)], earlier=list)
     assert read_scalars(tmp_path) == shown([train(100)])
 
 
@@ -180,3 +180,39 @@ def test_tensorflow_reads_the_file(tmp_path: Path, train: MakeRecord, evaluation
     read = [(event.step, value.tag, value.simple_value) for event in summaries for value in event.summary.value]
     for ours, theirs in itertools.zip_longest(shown(records), read):
         np.testing.assert_equal(theirs, ours)
+
+
+def test_a_resume_goes_back_to_where_the_events_were_when_its_checkpoint_was_saved(
+    tmp_path: Path, train: MakeRecord, evaluation: MakeRecord
+) -> None:
+    log = [train(100), train(200)]
+    first = EventWriter(tmp_path, 1, -1)
+    first.add(log)
+    first.flush()
+    saved = first.position
+    first.add([evaluation(200), train(300)])
+    first.close()
+    write(tmp_path, 2, 150, [train(300)])
+
+    def earlier() -> list[Record]:
+        raise AssertionError("the log need not be read")
+
+    resumed = EventWriter(tmp_path, 3, 200, position=saved, earlier=earlier)
+    resumed.add([evaluation(200), train(300)])
+    resumed.close()
+    assert first_difference(tmp_path, [*log, evaluation(200), train(300)]) is None
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_events_that_are_shorter_than_when_the_checkpoint_was_saved_are_made_again_from_the_log(
+    tmp_path: Path, train: MakeRecord
+) -> None:
+    log = [train(100), train(200)]
+    first = EventWriter(tmp_path, 1, -1)
+    first.add(log)
+    first.close()
+    (path,) = tmp_path.iterdir()
+    saved = {"file": path.name, "bytes": path.stat().st_size}
+    path.write_bytes(path.read_bytes()[:-7])
+    EventWriter(tmp_path, 2, 200, position=saved, earlier=lambda: log).close()
+    assert first_difference(tmp_path, log) is None

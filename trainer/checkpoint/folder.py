@@ -38,7 +38,7 @@ def point_state_file(directory: RunDirectory, steps: list[int]) -> None:
         return
     paths = [os.path.relpath(directory.state_prefix(step), directory.checkpoints) for step in sorted(steps)]
     lines = [f'model_checkpoint_path: "{paths[-1]}"', *(f'all_model_checkpoint_paths: "{path}"' for path in paths)]
-    directory.files.commit(directory.state_file, "\n".join(lines).encode() + b"\n")
+    directory.files.replace(directory.state_file, "\n".join(lines).encode() + b"\n")
 
 
 def delete(directory: RunDirectory, step: int) -> bool:
@@ -62,7 +62,6 @@ def delete(directory: RunDirectory, step: int) -> bool:
     left = files.list(folder)
     if not left:
         files.remove_directory(folder)
-        files.sync_directory(directory.checkpoints)
     return left != before or not left
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import itertools
 import os
+import re
 from collections.abc import Callable
 
 from trainer.checkpoint.folder import discard_unfinished
@@ -14,6 +16,9 @@ from trainer.ledger.journal import Journal
 from trainer.ledger.log import Cut, MetricLog
 from trainer.ledger.manifest import BadManifest, Manifest
 from trainer.storage.files import Files
+
+_SHORTAGE = (errno.EACCES, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""Errors that say something of the machine or its permissions, and nothing of the checkpoint."""
 
 
 class Damaged(Exception):
@@ -64,7 +69,11 @@ def recover(
             if run is not None and manifest.run != run:
                 raise BadManifest(f"it belongs to the run {manifest.run}, not to {run}")
             restore(manifest)
-        except (BadManifest, Damaged, OSError) as error:
+        except OSError as error:
+            if error.errno in _SHORTAGE:
+                raise Unusable(f"checkpoint {step} cannot be read now: {error}; mend that, then run again") from error
+            bad.append((step, str(error)))
+        except (BadManifest, Damaged) as error:
             bad.append((step, str(error)))
         else:
             found = manifest
@@ -102,3 +111,13 @@ def quarantine(directory: RunDirectory, step: int, reason: str, orphans: str) ->
     files.sync_directory(target)
     files.sync_directory(orphans)
     files.sync_directory(directory.checkpoints)
+
+
+def bound_orphans(directory: RunDirectory, keep: int) -> None:
+    """Deletes what all but the newest `keep` attempts have put aside."""
+    files = directory.files
+    attempts = sorted(
+        int(match[1]) for name in files.list(directory.orphans) if (match := re.fullmatch(r"attempt-(\d+)", name))
+    )
+    for attempt in attempts[: max(0, len(attempts) - keep)]:
+        files.remove_tree(directory.orphans_of(attempt))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import os
 import re
 import time
 import warnings
@@ -16,7 +15,7 @@ import tensorflow as tf
 from trainer.checkpoint import folder
 from trainer.checkpoint.recovery import Damaged, Recovery, recover
 from trainer.checkpoint.retention import kept_checkpoints
-from trainer.errors import ConfigError, Unwritable
+from trainer.errors import ConfigError, Unusable, Unwritable
 from trainer.ledger.journal import Journal
 from trainer.ledger.log import MetricLog
 from trainer.ledger.manifest import RUN_REASONS, TRANSIENT_REASONS, Manifest, eval_relation, train_relation
@@ -26,6 +25,8 @@ REASONS = RUN_REASONS | TRANSIENT_REASONS
 
 # What TensorFlow raises for a damaged checkpoint: a flipped byte, a missing or a truncated file.
 _DAMAGE = (tf.errors.OpError, IndexError, ValueError)
+# What it raises when the machine is at fault, which says nothing of the checkpoint.
+_SHORTAGE = (tf.errors.ResourceExhaustedError, tf.errors.PermissionDeniedError, tf.errors.AbortedError)
 
 
 class CheckpointStore:
@@ -199,45 +200,50 @@ class CheckpointStore:
         return manifest
 
     def _commit_noted(self, manifest: Manifest, started: float, written: float, best_steps: Collection[int]) -> None:
-        """Takes a commit into account: the journal, and what need not stay any more."""
+        """Takes a commit into account: what need not stay any more, and the journal."""
         committed = time.monotonic()
         self._manifests[manifest.step] = manifest
+        dropped = self._prune(best_steps)
         if self._journal:
             self._journal.write(
                 "save",
                 step=manifest.step,
                 reasons=list(manifest.reasons),
-                stall_s=round(committed - started, 6),
+                stall_s=round(time.monotonic() - started, 6),
                 snapshot_s=0.0,
                 write_s=round(written - started, 6),
                 commit_s=round(committed - written, 6),
                 bytes=manifest.size,
             )
-        self._prune(best_steps)
+            if dropped:
+                self._journal.write("prune", steps=dropped, why="retention")
 
     def _next_orphans(self) -> str:
         """A folder for what a resume puts aside, where no journal counts the attempts."""
         folders = map(self.directory.orphans_of, itertools.count(1))
         return next(path for path in folders if not self.directory.files.exists(path))
 
-    def _prune(self, best_steps: Collection[int]) -> None:
+    def _prune(self, best_steps: Collection[int]) -> list[int]:
+        """Deletes what no reason keeps; returns the steps."""
         kept = kept_checkpoints(self._manifests.values(), keep_last=self._keep_last, best_steps=best_steps)
         folder.point_state_file(self.directory, list(kept))
         dropped = sorted(self._manifests.keys() - kept.keys())
         for step in dropped:
             folder.delete(self.directory, step)
             del self._manifests[step]
-        if dropped and self._journal:
-            self._journal.write("prune", steps=dropped, why="retention")
+        return dropped
 
     def _restore(self, manifest: Manifest) -> None:
         """Loads every tensor of `manifest`'s checkpoint, and finds every variable in it.
 
         TensorFlow checks each tensor's CRC as it reads it.
         """
-        prefix = os.path.join(self.directory.checkpoint(manifest.step), "state")
         try:
-            self._checkpoint.read(prefix).assert_consumed()
+            self._checkpoint.read(self.directory.state_prefix(manifest.step)).assert_consumed()
+        except _SHORTAGE as error:
+            raise Unusable(
+                f"checkpoint {manifest.step} cannot be read now: {_first_line(error)}; mend that, then run again"
+            ) from error
         except _DAMAGE as error:
             raise Damaged(f"it does not restore: {_first_line(error)}") from error
         except AssertionError as error:

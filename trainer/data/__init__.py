@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from trainer.data.seeds import fold_in, run_seed
+from trainer.data.seeds import fold_in, random_bits, run_seed
 from trainer.data.sources import Batch, Source
 
 if TYPE_CHECKING:
     from trainer.data.in_memory import arrays
 
-__all__ = ["Batch", "Source", "arrays", "fold_in", "run_seed"]
+__all__ = ["Batch", "Source", "arrays", "fold_in", "random_bits", "run_seed"]
 
 
 def __getattr__(name: str) -> Any:

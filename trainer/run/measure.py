@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -27,12 +28,12 @@ class Layout:
 
     sizes: tuple[tuple[str, int | None], ...]
 
-    @property
+    @functools.cached_property
     def width(self) -> int:
         """The length of the vector."""
         return 1 + sum(size or 1 for _, size in self.sizes) + len(self.sizes)
 
-    @property
+    @functools.cached_property
     def first_nonfinite(self) -> int:
         """Where the counts of non-finite batches begin; the loss's is first."""
         return self.width - len(self.sizes)
@@ -66,10 +67,11 @@ class Measured(NamedTuple):
     """Σ weight, a scalar of the loss's dtype."""
     regularization: tf.Tensor | None
     totals: tf.Tensor
-    """float64 [layout.width], in the layout of `layout_of` the same loss."""
+    """float64 [layout.width]."""
     layout: Layout
 
 
+@tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]  # TensorFlow ships no types.
 def measure(loss: Loss, batch: Batch, batch_size: int, *, returned_by: str = "loss") -> Measured:
     """Checks what an experiment's `loss` or `train_step` returned, and adds it up.
 
@@ -85,25 +87,27 @@ def measure(loss: Loss, batch: Batch, batch_size: int, *, returned_by: str = "lo
     if not isinstance(loss, Loss):
         kind = type(loss).__name__
         raise ConfigError(f"{returned_by}() returned {kind}; expected trainer.Loss(per_example=[batch], …)")
-    per_example = _checked("per_example", loss.per_example, batch_size)
-    weights = None if loss.weights is None else _checked("weights", loss.weights, batch_size)
+    per_example = _checked("per_example", loss.per_example, batch_size, returned_by)
+    weights = None if loss.weights is None else _checked("weights", loss.weights, batch_size, returned_by)
     if batch.weights is not None:
         padding = tf.cast(batch.weights, per_example.dtype)
         weights = padding if weights is None else tf.cast(weights, per_example.dtype) * padding
     values = {"loss": per_example[:, None]}
     sizes: list[tuple[str, int | None]] = [("loss", None)]
     if not isinstance(loss.metrics, Mapping) or not all(isinstance(name, str) for name in loss.metrics):
-        raise ConfigError(f"loss() returned metrics {_brief(loss.metrics)}; expected tensors by name")
+        raise ConfigError(f"{returned_by}() returned metrics {_brief(loss.metrics)}; expected tensors by name")
     for name, value in sorted(loss.metrics.items()):
         if name in ("loss", REGULARIZATION):
-            raise ConfigError(f"loss() returned a metric named {name!r}, which the trainer records itself; rename it")
-        tensor = _checked(name, value, batch_size, columns=True)
+            raise ConfigError(
+                f"{returned_by}() returned a metric named {name!r}, which the trainer records itself; rename it"
+            )
+        tensor = _checked(name, value, batch_size, returned_by, columns=True)
         sizes.append((name, tensor.shape[1] if tensor.shape.rank == 2 else None))
         values[name] = tensor if tensor.shape.rank == 2 else tensor[:, None]
     weight64 = tf.constant(batch_size, tf.float64) if weights is None else tf.reduce_sum(tf.cast(weights, tf.float64))
     sums = [_weighted_sum(value, weights) for value in values.values()]
     if loss.regularization is not None:
-        regularization = tf.cast(_checked_scalar(loss.regularization), tf.float64)
+        regularization = tf.cast(_checked_scalar(loss.regularization, returned_by), tf.float64)
         sizes.append((REGULARIZATION, None))
         sums.append((regularization * weight64)[None])
     nonfinite = [tf.cast(~tf.reduce_all(tf.math.is_finite(total)), tf.float64) for total in sums]
@@ -136,34 +140,38 @@ def _weighted_sum(value: tf.Tensor, weights: tf.Tensor | None) -> tf.Tensor:
     return tf.reduce_sum(value if weights is None else tf.cast(weights, tf.float64)[:, None] * value, axis=0)
 
 
-def _checked(name: str, value: Any, batch_size: int, *, columns: bool = False) -> tf.Tensor:
+def _checked(name: str, value: Any, batch_size: int, returned_by: str, *, columns: bool = False) -> tf.Tensor:
     expected = f"[{batch_size}]" + (f" or [{batch_size}, k]" if columns else "")
     try:
         tensor = tf.convert_to_tensor(value)
     except (TypeError, ValueError):
-        raise ConfigError(f"loss() returned {name} as {type(value).__name__}; expected a tensor {expected}") from None
+        raise ConfigError(
+            f"{returned_by}() returned {name} as {type(value).__name__}; expected a tensor {expected}"
+        ) from None
     ranks = (1, 2) if columns else (1,)
     if tensor.shape.rank not in ranks or tensor.shape[0] != batch_size or not tensor.shape.is_fully_defined():
         raise ConfigError(
-            f"loss() returned {name} of shape {tensor.shape}; expected {expected}, one row an example: "
+            f"{returned_by}() returned {name} of shape {tensor.shape}; expected {expected}, one row an example: "
             "the framework takes the mean"
         )
     countable = name != "per_example" and (tensor.dtype.is_bool or tensor.dtype.is_integer)
     if not (tensor.dtype.is_floating or countable):
-        raise ConfigError(f"loss() returned {name} of dtype {tensor.dtype.name}; expected a float such as float32")
+        raise ConfigError(
+            f"{returned_by}() returned {name} of dtype {tensor.dtype.name}; expected a float such as float32"
+        )
     return tf.cast(tensor, tf.float32) if tensor.dtype.is_bool else tensor
 
 
-def _checked_scalar(value: Any) -> tf.Tensor:
+def _checked_scalar(value: Any, returned_by: str) -> tf.Tensor:
     try:
         tensor = tf.convert_to_tensor(value)
     except (TypeError, ValueError):
         raise ConfigError(
-            f"loss() returned regularization as {type(value).__name__}; expected a float scalar"
+            f"{returned_by}() returned regularization as {type(value).__name__}; expected a float scalar"
         ) from None
     if tensor.shape.rank != 0 or not tensor.dtype.is_floating:
         raise ConfigError(
-            f"loss() returned regularization of shape {tensor.shape} and dtype {tensor.dtype.name}; "
+            f"{returned_by}() returned regularization of shape {tensor.shape} and dtype {tensor.dtype.name}; "
             "expected a float scalar"
         )
     return tensor

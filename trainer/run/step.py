@@ -85,6 +85,7 @@ class TrainStep:
         self._note(measured.layout, (), ())
         return measured.totals
 
+    @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]  # TensorFlow ships no types.
     def _learning_rates(self) -> list[tf.Tensor]:
         rates = {
             name: getattr(optimizer, "learning_rate", None) for name, optimizer in self._state.optimizers().items()
@@ -93,6 +94,7 @@ class TrainStep:
         self.rate_names = tuple(known)
         return [tf.cast(tf.convert_to_tensor(rate), tf.float64)[None] for rate in known.values()]
 
+    @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]  # TensorFlow ships no types.
     def _note(self, layout: Layout, variables: Sequence[Any], gradients: Sequence[Any]) -> None:
         """Keeps what only tracing tells."""
         self.layout = layout

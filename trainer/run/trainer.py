@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from trainer.checkpoint.recovery import Recovery
+from trainer.checkpoint.recovery import Recovery, bound_orphans
 from trainer.checkpoint.store import CheckpointStore
 from trainer.errors import EXIT_BUG, EXIT_DONE, ConfigError, TrainerError, Unusable, Unwritable
 from trainer.ledger.directory import RunDirectory
 from trainer.ledger.flagfile import write_flags
 from trainer.ledger.journal import Journal
 from trainer.ledger.log import MetricLog, read_records
+from trainer.ledger.manifest import Manifest
 from trainer.ledger.record import Record
 from trainer.ledger.run_info import RunInfo
 from trainer.process.lock import locked
@@ -153,7 +154,7 @@ class Trainer:
             )
             recovery = store.recover()
             resumed = recovery.manifest
-            self._bound_orphans()
+            bound_orphans(directory, config.orphans_keep)
             if resumed:
                 cut = recovery.cut
                 journal.write("resume", step=resumed.step, cut_bytes=cut.bytes, cut_step=cut.last_step)
@@ -169,7 +170,8 @@ class Trainer:
                 Path(directory.events),
                 journal.attempt,
                 resumed.step if resumed else -1,
-                earlier=read_records(directory),
+                position=resumed.control.get("events") if resumed else None,
+                earlier=lambda: read_records(directory),
             )
             stack.callback(events.close)
             profile = Profile(directory.profile, config.profile_steps())
@@ -234,13 +236,6 @@ class Trainer:
         self.directory.files.commit(self.directory.run_info, parts.info.encode())
         return []
 
-    def _bound_orphans(self) -> None:
-        """Keeps the newest of what attempts put aside."""
-        files, orphans = self.directory.files, self.directory.orphans
-        names = [name for name in files.list(orphans) if name.startswith("attempt-")]
-        for name in names[: max(0, len(names) - self.config.orphans_keep)]:
-            files.remove_tree(os.path.join(orphans, name))
-
     def _result(self, parts: Assembly, stop: Stop, store: CheckpointStore | None, now: Progress) -> Result:
         latest = store.latest if store else None
         best = parts.best.ranking[0] if parts.best.ranking else None
@@ -254,8 +249,18 @@ class Trainer:
             saved=latest is not None and latest.step == now.step,
             monitor=parts.best.monitor,
             best=SavedStep(best.step, self.directory.checkpoint(best.step), best.value) if best else None,
-            last=SavedStep(latest.step, self.directory.checkpoint(latest.step)) if latest else None,
+            last=SavedStep(latest.step, self.directory.checkpoint(latest.step), _measured(latest, parts.best.monitor))
+            if latest
+            else None,
         )
+
+
+def _measured(manifest: Manifest, monitor: str) -> float | None:
+    """The monitored metric of a checkpoint, where a record that ends at its step has it."""
+    group, _, metric = monitor.partition("/")
+    known = manifest.train if group == "train" else manifest.eval.get(group)
+    age = known and known["lag" if group == "train" else "age"]
+    return known["metrics"].get(metric) if known and not age else None
 
 
 @contextlib.contextmanager

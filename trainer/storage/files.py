@@ -7,6 +7,7 @@ fail single operations, and so that another kind of storage can take its place.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import zlib
@@ -80,11 +81,15 @@ class Files:
             os.fsync(file.fileno())
 
     def commit(self, path: str, data: bytes) -> None:
-        """Puts `data` at `path` at once: readers see the old file, or the whole new one, also after a crash."""
+        """Puts `data` at `path` at once, as `replace`, and durably."""
+        self.replace(path, data)
+        self.sync_directory(os.path.dirname(path))
+
+    def replace(self, path: str, data: bytes) -> None:
+        """Puts `data` at `path` at once: a crash leaves the old file or the whole new one, and may undo it."""
         temporary = path + ".tmp"
         self.write(temporary, data)
         self.rename(temporary, path)
-        self.sync_directory(os.path.dirname(path))
 
     def append(self, path: str, data: bytes) -> None:
         """Adds `data` to the end of `path` with one write; durable after `sync`."""
@@ -128,9 +133,12 @@ class Files:
             os.remove(path)
 
     def remove_directory(self, path: str) -> None:
-        """Removes the folder `path` if it is empty."""
-        with contextlib.suppress(OSError):
+        """Removes the folder `path` if it is there and empty."""
+        try:
             os.rmdir(path)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST):
+                raise Unwritable(f"cannot remove {path}: {error.strerror}; mend the permissions") from error
 
     def remove_tree(self, path: str) -> None:
         """Removes the folder `path` and everything in it."""

@@ -26,7 +26,7 @@ class Plan:
     """False when the counts are an estimate, from the first part of a run of very many events."""
 
 
-def make_plan(schedule: Schedule, *, limit: int = 20_000) -> Plan:
+def make_plan(schedule: Schedule, *, limit: int = 5_000) -> Plan:
     """Counts the records, evaluations and checkpoints of a run of `schedule`.
 
     Args:

@@ -150,7 +150,7 @@ class Schedule:
             if step is None or step > until:
                 break
             now = self.progress(at, step)
-            closes.append((step, self.due(at, now).closed_by))
+            closes.append((step, self._closed_by(at, now)))
             at = now
         if len(closes) == max_closes:
             until = closes[-1][0]
@@ -209,6 +209,12 @@ class Schedule:
             stop=stop,
             pending=frozenset({SAVE}) if waits else frozenset(),
         )
+
+    def _closed_by(self, before: Progress, now: Progress) -> str | None:
+        """What closes the window that ends at `now`; None for the log cadence."""
+        if self._is_log_step(before, now):
+            return None
+        return "end" if self.finished(now) else "save"
 
     def grids(self, flag: str) -> tuple[Grid, ...]:
         """The grids on which the durations of a cadence lie, in their order."""

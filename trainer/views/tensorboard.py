@@ -6,7 +6,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from trainer.ledger.record import Number, Record
 from trainer.storage.files import writing
@@ -44,16 +44,17 @@ class EventWriter:
     attempts wrote from that step on. It does so only from the second START of a directory on, so that the first attempt
     needs one too. (TensorBoard's newer loader goes by steps alone, tag by tag; the same files serve both.)
 
-    That alone is not exact. A kill can lose events whose records are durable, since events are not fsynced; and a
-    record *at* the step resumed from, which START leaves alone, may have been cut from the log. With `earlier`, the
-    writer compares what the directory shows with the log, and writes again from the first step that differs. A missing
-    directory is the plainest case of that: everything is written again.
+    That alone is not exact: a record *at* the step resumed from, which START leaves alone, may have been cut from the
+    log. So a checkpoint keeps the `position` of the events at its commit, and a resume goes back to just there. Where
+    that is not possible, because `events/` is missing or shorter, the writer compares what the directory shows with
+    the log, and writes again from the first step that differs.
 
     Args:
       directory: `events/` of the run; made if it is missing.
       attempt: The attempt's number, from 1. It names the file.
       resume_step: The step resumed from, −1 for a fresh run.
-      earlier: All records of the log so far, in order; None to trust the directory.
+      position: What `position` said when the checkpoint resumed from was saved; None when there is none.
+      earlier: Reads all records of the log so far, in order; None to trust the directory.
       clock: Seconds since 1970, for the events' wall times.
 
     Raises:
@@ -66,24 +67,32 @@ class EventWriter:
         attempt: int,
         resume_step: int,
         *,
-        earlier: Sequence[Record] | None = None,
+        position: Mapping[str, Any] | None = None,
+        earlier: Callable[[], Sequence[Record]] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._clock = clock
         self._path = str(directory)
         with writing(self._path):
             directory.mkdir(parents=True, exist_ok=True)
-            start, missing = resume_step + 1, 0
-            if earlier is not None:
-                start, missing = _first_to_write(directory, earlier, resume_step)
+            start, missing = resume_step + 1, []
+            if not _rewound(directory, position) and earlier is not None:
+                records = earlier()
+                start, index = _first_to_write(directory, records, resume_step)
+                missing = list(records[index:])
             # The name sorts last whatever the directory holds: a file read out of order would purge the wrong steps.
             number = max([attempt, *(number + 1 for number, _ in _our_files(directory))])
-            self._file = (directory / _NAME.format(number=number)).open("xb")
+            self._name = _NAME.format(number=number)
+            self._file = (directory / self._name).open("xb")
             self._write(0, event_file.FILE_VERSION, event_file.VERSION_2)
             self._write(start, event_file.SESSION_LOG, event_file.SESSION_START)
-        if earlier is not None:
-            self.add(earlier[missing:])
+        self.add(missing)
         self.flush()
+
+    @property
+    def position(self) -> dict[str, Any]:
+        """How far the events are written: the file's name and its bytes, once they are flushed."""
+        return {"file": self._name, "bytes": self._file.tell()}
 
     def _write(self, step: int, field: int, payload: bytes) -> None:
         self._file.write(event_file.encode_event(Event(self._clock(), step, field, payload)))
@@ -104,6 +113,22 @@ class EventWriter:
         """Flushes and closes the file."""
         with writing(self._path):
             self._file.close()
+
+
+def _rewound(directory: Path, position: Mapping[str, Any] | None) -> bool:
+    """Cuts the events back to `position`; False where they do not reach it, and nothing is cut."""
+    files = {path.name: (number, path) for number, path in _our_files(directory)}
+    if not position or position["file"] not in files:
+        return False
+    number, path = files[position["file"]]
+    if path.stat().st_size < position["bytes"]:
+        return False
+    for other, later in files.values():
+        if other > number:
+            later.unlink()
+    with path.open("r+b") as file:
+        file.truncate(position["bytes"])
+    return True
 
 
 def read_scalars(directory: Path, *, strict: bool = True) -> list[tuple[int, str, float]]:
