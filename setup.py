@@ -1,11 +1,15 @@
 """What the distribution is called, contains and needs."""
 
+import pathlib
+
 import setuptools
 
 setuptools.setup(
     name="checkpoint-trainer",
     version="0.1.0",
     description="A TensorFlow training loop whose checkpoints and metric log always agree",
+    long_description=(pathlib.Path(__file__).parent / "README.md").read_text(),
+    long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=setuptools.find_packages(include=["trainer", "trainer.*", "experiments"]),
