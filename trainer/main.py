@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 from trainer.command import new_flags, parse, run_command
-from trainer.errors import ConfigError
+from trainer.errors import EXIT_DONE, ConfigError
 from trainer.process.quiet import quiet_start
 from trainer.process.signals import stop_requests
 from trainer.run.catalog import check_name, find_experiment
@@ -37,7 +37,7 @@ def main(argv: Sequence[str]) -> int:
     flags.DEFINE_multi_string("set", [], "NAME=VALUE of a field of the experiment; repeatable", flag_values=values)
     define_config_flags(values)
     if parse(argv, values, usage=USAGE, about=ABOUT) is None:
-        return 0
+        return EXIT_DONE
     # From here on a signal is noted and not lost, through the seconds that TensorFlow's import takes.
     with stop_requests() as request:
         # What needs no TensorFlow is checked before it is imported: a typo costs no wait.

@@ -18,7 +18,14 @@ from trainer.checkpoint.retention import kept_checkpoints
 from trainer.errors import ConfigError, Unusable, Unwritable
 from trainer.ledger.journal import Journal
 from trainer.ledger.log import MetricLog
-from trainer.ledger.manifest import RUN_REASONS, TRANSIENT_REASONS, Manifest, eval_relation, train_relation
+from trainer.ledger.manifest import (
+    RUN_REASONS,
+    TRANSIENT_REASONS,
+    Manifest,
+    eval_relation,
+    load_manifests,
+    train_relation,
+)
 from trainer.timeline.cadence import Progress
 
 REASONS = RUN_REASONS | TRANSIENT_REASONS
@@ -74,10 +81,7 @@ class CheckpointStore:
         recovery = self.recover()
         for step, reason in recovery.quarantined:
             warnings.warn(f"checkpoint {step} was put aside: {reason}", stacklevel=2)
-        manifest = recovery.manifest
-        if manifest is None:
-            return Progress()
-        return Progress(manifest.step, manifest.examples, manifest.control.get("cadence", {}).get("seconds", 0.0))
+        return recovery.manifest.progress if recovery.manifest else Progress()
 
     def recover(self) -> Recovery:
         """As `resume`, and returns all that was found."""
@@ -90,14 +94,11 @@ class CheckpointStore:
             orphans=orphans,
             journal=self._journal,
         )
-        self._manifests = {}
-        for step in self.directory.committed_steps():
-            try:
-                self._manifests[step] = Manifest.load(self.directory, step)
-            except (OSError, ValueError) as error:
-                # An older one that is damaged: not needed now, so it is left for the audit to name.
-                if self._journal:
-                    self._journal.write("fault", step=step, reason=str(error))
+        self._manifests, damaged = load_manifests(self.directory)
+        for step, reason in damaged.items():
+            # An older one: not needed now, so it stays where it is.
+            if self._journal:
+                self._journal.write("fault", step=step, reason=reason)
         folder.point_state_file(self.directory, list(self._manifests))
         return recovery
 

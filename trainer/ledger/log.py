@@ -10,7 +10,7 @@ from typing import Any
 
 from trainer.errors import Unusable
 from trainer.ledger.directory import RunDirectory
-from trainer.ledger.manifest import LogPosition, Manifest
+from trainer.ledger.manifest import LogPosition, Manifest, load_manifests
 from trainer.ledger.record import Record, plain_number
 from trainer.ledger.window import Window
 from trainer.timeline.cadence import Progress
@@ -169,11 +169,8 @@ def first_bad_record(directory: RunDirectory, data: bytes) -> str:
     """Names the first record of `data` that cannot be right, as closely as the manifests in `directory` allow."""
     verified = LogPosition(0, 0, "")
     suspect: LogPosition | None = None
-    for step in sorted(directory.committed_steps()):
-        try:
-            position = Manifest.load(directory, step).log
-        except (OSError, ValueError):
-            continue
+    for manifest in load_manifests(directory)[0].values():
+        position = manifest.log
         if hashlib.sha256(data[: position.bytes]).hexdigest() != position.sha256:
             suspect = position
             break

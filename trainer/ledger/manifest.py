@@ -9,6 +9,7 @@ from typing import Any
 
 from trainer.ledger.directory import FORMAT, RunDirectory
 from trainer.ledger.record import Record, compact_json
+from trainer.timeline.cadence import Progress
 
 RUN_REASONS = frozenset({"interval", "best", "condition", "final"})
 """Reasons to save that follow from the run's own course."""
@@ -63,6 +64,11 @@ class Manifest:
     def transient(self) -> bool:
         """Whether only a clock, a signal or a person asked for it."""
         return not RUN_REASONS.intersection(self.reasons)
+
+    @property
+    def progress(self) -> Progress:
+        """How far the run was."""
+        return Progress(self.step, self.examples, self.control.get("cadence", {}).get("seconds", 0.0))
 
     @property
     def size(self) -> int:
@@ -168,6 +174,17 @@ class Manifest:
             if size != file.bytes:
                 raise BadManifest(f"{file.name} has {size} bytes; its manifest says {file.bytes}")
         return manifest
+
+
+def load_manifests(directory: RunDirectory) -> tuple[dict[int, Manifest], dict[int, str]]:
+    """The manifests of all committed checkpoints by step, oldest first; and why the others cannot be used."""
+    manifests, reasons = {}, {}
+    for step in reversed(directory.committed_steps()):
+        try:
+            manifests[step] = Manifest.load(directory, step)
+        except (OSError, ValueError) as error:
+            reasons[step] = str(error)
+    return manifests, reasons
 
 
 def train_relation(record: Record | None, step: int) -> dict[str, Any] | None:

@@ -67,14 +67,14 @@ class Loop:
         self._evaluation_pace = Pace(parts.config.tick_seconds())
         self._undecided: list[Record] = []
         self._undelivered: list[Record] = []
-        self._synced = self._began = time.monotonic()
+        self._synced = time.monotonic()
         if resumed is None:
             self._now = Progress()
             self._window_start = 0
             self._pending = frozenset({EVALUATION} if parts.config.eval_at_start and parts.evaluators else ())
         else:
             control = resumed.control
-            self._now = Progress(resumed.step, resumed.examples, control.get("cadence", {}).get("seconds", 0.0))
+            self._now = resumed.progress
             self._window_start = resumed.open_window["from"]
             if not resumed.open_window["steps"]:
                 # The manifest has the last word: a completed checkpoint may have closed the window that its file holds.
@@ -82,7 +82,8 @@ class Loop:
             self._pending = frozenset(control.get("pending", ()))
             parts.best.restore(control.get("best", {}))
         self._before = self._now
-        self._began -= self._now.seconds
+        # As if all attempts had been one: the seconds of those before count.
+        self._began = self._synced - self._now.seconds
         self._open: Row | None = None
 
     @property

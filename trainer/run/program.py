@@ -90,6 +90,7 @@ class Program:
             # The one place where values leave the device.
             matrix = self._chunk(tf.constant(until, tf.int64), tf.constant(padded)).numpy()
         except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError) as error:
+            # XLA says "compile", "Compilation", "uncompilable"; anything else is an error of the step itself.
             if self._jit and not self._ran and "ompil" in error.message:
                 raise ConfigError(
                     f"jit=chunk does not compile here: {error.message.splitlines()[0]}; use --jit=none"

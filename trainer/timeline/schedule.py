@@ -134,7 +134,7 @@ class Schedule:
 
     def last_step(self, progress: Progress) -> int | None:
         """The step at which a target is reached, from `progress` on; None when only the clock knows."""
-        steps = [self.step_at(grid, progress, first=True) for grid in self._target if grid.axis != SECOND]
+        steps = [self._step_at(grid, progress, first=True) for grid in self._target if grid.axis != SECOND]
         return min(steps, default=None)
 
     def next_chunk(
@@ -240,10 +240,10 @@ class Schedule:
         return min((step for step in steps if step is not None and step > progress.step), default=None)
 
     def _first(self, grids: Sequence[Grid], progress: Progress) -> int | None:
-        steps = [self.step_at(grid, progress) for grid in grids if grid.axis != SECOND]
+        steps = [self._step_at(grid, progress) for grid in grids if grid.axis != SECOND]
         return min(steps, default=None)
 
-    def step_at(self, grid: Grid, progress: Progress, *, first: bool = False) -> int:
+    def _step_at(self, grid: Grid, progress: Progress, *, first: bool = False) -> int:
         """The step that reaches the next point of `grid`, or its first one."""
         position = position_on(grid.axis, progress)
         assert isinstance(position, int)

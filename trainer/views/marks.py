@@ -8,7 +8,7 @@ from typing import Any
 
 from trainer.ledger.directory import RunDirectory
 from trainer.ledger.journal import read_journal
-from trainer.ledger.manifest import RUN_REASONS, Manifest
+from trainer.ledger.manifest import RUN_REASONS, Manifest, load_manifests
 from trainer.ledger.record import Number, Record
 
 
@@ -50,7 +50,8 @@ def checkpoint_marks(directory: RunDirectory, records: Sequence[Record], *, metr
       records: its records.
       metric: whose mean over the open part of a window is wanted.
     """
-    manifests = _manifests(directory)
+    # One that is damaged, or pruned by a running trainer while we look, is none that can be used.
+    manifests, _ = load_manifests(directory)
     there = set(directory.step_folders())
     known = {step: reasons for step, reasons in _saves(directory).items() if step not in there}
     known |= {step: manifest.reasons for step, manifest in manifests.items()}
@@ -73,17 +74,6 @@ def checkpoint_marks(directory: RunDirectory, records: Sequence[Record], *, metr
             )
         )
     return marks
-
-
-def _manifests(directory: RunDirectory) -> dict[int, Manifest]:
-    manifests = {}
-    for step in directory.committed_steps():
-        try:
-            manifests[step] = Manifest.load(directory, step)
-        except (OSError, ValueError):
-            # Damaged, or pruned by a running trainer while we look: the picture shows what can be used.
-            continue
-    return manifests
 
 
 def _saves(directory: RunDirectory) -> dict[int, Sequence[str]]:
