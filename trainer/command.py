@@ -53,14 +53,17 @@ def run_command(main: Callable[[Sequence[str]], int]) -> None:
     """Ends the process with what `main` returns for its command line, or with the exit code of its error."""
     try:
         code = main(sys.argv[1:])
-        sys.stdout.flush()
     except BrokenPipeError:
-        # The reader of our output went away (`… | head`), which is its right. Python would complain once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = EXIT_DONE
+        code = EXIT_DONE  # The reader of our output went away (`… | head`), which is its right.
     except TrainerError as error:
         print(f"error: {error}", file=sys.stderr)
         code = error.exit_code
+    try:
+        if sys.stdout is not None:  # as it is for a daemon
+            sys.stdout.flush()
+    except OSError:
+        # Nobody reads, or the disk is full. Python would complain once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)
 
 

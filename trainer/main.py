@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import shlex
+import shutil
 import sys
 import typing
 from collections.abc import Sequence
@@ -59,8 +61,8 @@ def main(argv: Sequence[str]) -> int:
     if result.exit_code:
         print(_where_saved(result), file=sys.stderr)
     if not (result.reason == "dry run" or values["progress"].value == "never"):
-        # Whoever read our output may be gone by now; what was trained stands.
-        with contextlib.suppress(BrokenPipeError):
+        # Whoever read our output may be gone by now, or its disk full; what was trained stands.
+        with contextlib.suppress(OSError):
             print("\n".join(_closing_lines(result)), flush=True)
     return result.exit_code
 
@@ -108,7 +110,9 @@ def _closing_lines(result: Result) -> list[str]:
         lines.append(f"best   step {result.best.step}  {result.monitor} {result.best.value:.4g}{there}")
     if result.last:
         lines.append(f"last   step {result.last.step}  {result.last.path}")
-    lines.append(f"show   python -m trainer.status {result.run_dir}")
+    # The Python that has the package, which in a virtual environment is seldom the one on the path.
+    python = "python" if shutil.which("python") == sys.executable else sys.executable
+    lines.append(f"show   {shlex.quote(python)} -m trainer.status {shlex.quote(result.run_dir)}")
     return lines
 
 

@@ -573,3 +573,15 @@ def test_checkpoint_restores_in_plain_tensorflow(path):
     )
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout == f"{[[10.0, 10.0]] * 3} {[10.0, 10.0]}\n"
+
+
+def test_what_a_kill_kept_from_deletion_is_deleted_by_the_next_start(path):
+    loop = Loop(path, keep_last=1)
+    loop.save(10)
+    kept_by_a_kill = {file.name: file.read_bytes() for file in (path / "checkpoints/step-0000000010").iterdir()}
+    loop.save(20)
+    assert loop.steps() == [20]
+    (path / "checkpoints/step-0000000010").mkdir()
+    for name, content in kept_by_a_kill.items():
+        (path / "checkpoints/step-0000000010" / name).write_bytes(content)
+    assert Loop(path, keep_last=1).resume().steps() == [20]

@@ -285,3 +285,10 @@ def test_the_evaluations_of_a_checkpoint_are_exact_or_tell_their_age() -> None:
     assert exact.items() <= relation["validation"].items()
     assert (relation["test"]["relation"], relation["test"]["step"], relation["test"]["age"]) == ("earlier", 300, 100)
     assert eval_relation({}, 400) == {}
+
+
+def test_an_edited_manifest_is_refused_for_its_checksum() -> None:
+    edited = MANIFEST.encode().replace(b'"attempt":', b'"attempt":1', 1)
+    assert edited != MANIFEST.encode()
+    with pytest.raises(BadManifest, match="crc32"):
+        Manifest.parse(edited)

@@ -105,3 +105,9 @@ def test_lock_that_cannot_be_made_is_refused_in_one_line(tmp_path):
     with pytest.raises(Unwritable, match=r"cannot write .*missing/lock") as refused, locked(path):
         pytest.fail("there is no such folder")
     assert "\n" not in str(refused.value)
+
+
+def test_lock_holds_after_somebody_deleted_its_file(path, holder):
+    os.remove(path)
+    with pytest.raises(InUse), locked(path):
+        pytest.fail("two processes hold the lock")

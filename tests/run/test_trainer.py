@@ -22,6 +22,7 @@ from trainer.ledger.manifest import Manifest
 from trainer.ledger.record import Record
 from trainer.process.lock import locked
 from trainer.process.signals import StopRequest
+from trainer.run.loop import Loop
 from trainer.run.program import Advance, Program
 from trainer.storage.files import Files
 
@@ -1016,3 +1017,21 @@ def test_what_the_experiment_suggests_is_followed_until_the_user_says_otherwise(
 
 def test_a_run_is_kept_under_the_experiments_name_by_default(linear: Any) -> None:
     assert trainer.Trainer(linear(), train_for=1).directory.path == os.path.join("runs", "linear")
+
+
+def test_a_signal_that_comes_while_a_checkpoint_is_saved_finds_a_save_of_its_own(
+    linear: Any, train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = StopRequest()
+    look = Loop._saved_already
+
+    def signalled(loop: Loop) -> bool:
+        if loop.progress.step == 6:
+            request.signal = signal.SIGTERM
+        return look(loop)
+
+    monkeypatch.setattr(Loop, "_saved_already", signalled)
+    # Each log step is a boundary. The falling loss is best, as the largest, at step 3: at step 6 nothing is to be saved.
+    flags = {"log_every": 3, "save_every": "never", "monitor": "train/loss", "mode": "max"}
+    result = train(linear(), train_for=9, stop_request=request, **flags)
+    assert (result.step, result.exit_code, result.saved) == (6, 75, True)

@@ -99,7 +99,14 @@ class CheckpointStore:
             # An older one: not needed now, so it stays where it is.
             if self._journal:
                 self._journal.write("fault", step=step, reason=reason)
-        folder.point_state_file(self.directory, list(self._manifests))
+        kept = list(self._manifests)
+        if self.latest and self.latest.kept is not None:
+            # A kill between a commit and its deletions: they were decided with it, and are made up for.
+            kept = list(kept_checkpoints(self._manifests.values(), keep_last=1, best_steps=self.latest.kept))
+        folder.point_state_file(self.directory, kept)
+        dropped = self._delete(self._manifests.keys() - set(kept))
+        if dropped and self._journal:
+            self._journal.write("prune", steps=dropped, why="retention")
         return recovery
 
     def save(
@@ -157,9 +164,7 @@ class CheckpointStore:
             control={"cadence": {"seconds": progress.seconds}, **(control or {})},
             data=data or {},
         )
-        folder.commit(self.directory, manifest)
-        self._commit_noted(manifest, started, written, best_steps)
-        return manifest
+        return self._commit(manifest, started, written, best_steps)
 
     def complete(
         self,
@@ -196,15 +201,20 @@ class CheckpointStore:
             eval=eval_relation(self._log.last_evaluations, step),
             control=control,
         )
-        folder.commit(self.directory, manifest)
-        self._commit_noted(manifest, started, started, best_steps)
-        return manifest
+        return self._commit(manifest, started, started, best_steps)
 
-    def _commit_noted(self, manifest: Manifest, started: float, written: float, best_steps: Collection[int]) -> None:
-        """Takes a commit into account: what need not stay any more, and the journal."""
+    def _commit(self, manifest: Manifest, started: float, written: float, best_steps: Collection[int]) -> Manifest:
+        """Commits `manifest`, and with it which checkpoints stay; then deletes the others."""
+        all_of_them = {**self._manifests, manifest.step: manifest}
+        kept = kept_checkpoints(all_of_them.values(), keep_last=self._keep_last, best_steps=best_steps)
+        # Without the transient ones, so that the manifest does not tell of signals before it.
+        stays = tuple(step for step in sorted(kept) if not all_of_them[step].transient)
+        manifest = dataclasses.replace(manifest, kept=stays)
+        folder.commit(self.directory, manifest)
         committed = time.monotonic()
         self._manifests[manifest.step] = manifest
-        dropped = self._prune(best_steps)
+        folder.point_state_file(self.directory, list(kept))
+        dropped = self._delete(self._manifests.keys() - kept.keys())
         if self._journal:
             self._journal.write(
                 "save",
@@ -218,17 +228,16 @@ class CheckpointStore:
             )
             if dropped:
                 self._journal.write("prune", steps=dropped, why="retention")
+        return manifest
 
     def _next_orphans(self) -> str:
         """A folder for what a resume puts aside, where no journal counts the attempts."""
         folders = map(self.directory.orphans_of, itertools.count(1))
         return next(path for path in folders if not self.directory.files.exists(path))
 
-    def _prune(self, best_steps: Collection[int]) -> list[int]:
-        """Deletes what no reason keeps; returns the steps."""
-        kept = kept_checkpoints(self._manifests.values(), keep_last=self._keep_last, best_steps=best_steps)
-        folder.point_state_file(self.directory, list(kept))
-        dropped = sorted(self._manifests.keys() - kept.keys())
+    def _delete(self, steps: Collection[int]) -> list[int]:
+        """Deletes checkpoints that no reason keeps; returns their steps in order."""
+        dropped = sorted(steps)
         for step in dropped:
             folder.delete(self.directory, step)
             del self._manifests[step]

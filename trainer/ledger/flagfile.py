@@ -18,7 +18,7 @@ def read_flags(directory: RunDirectory) -> dict[str, str]:
     """The flags of the last attempt by name; none when there was none."""
     if not directory.files.exists(directory.flags):
         return {}
-    return dict(_pairs(directory.files.read(directory.flags).decode().splitlines()))
+    return dict(_pairs(directory.files.read(directory.flags).decode(errors="replace").splitlines()))
 
 
 def _pairs(lines: Iterable[str]) -> Iterable[tuple[str, str]]:

@@ -112,7 +112,7 @@ class MetricLog:
         vouched = manifest.log if manifest else LogPosition(0, 0, "")
         kept, cut = data[: vouched.bytes], data[vouched.bytes :]
         digest = hashlib.sha256(kept)
-        if manifest and digest.hexdigest() != vouched.sha256:
+        if manifest and (len(kept) != vouched.bytes or digest.hexdigest() != vouched.sha256):
             raise Unusable(
                 f"{path} is not what checkpoint {manifest.step} vouches for: {first_bad_record(self.directory, data)}; "
                 "put the original file back, or start again in another run_dir"
@@ -171,7 +171,7 @@ def first_bad_record(directory: RunDirectory, data: bytes) -> str:
     suspect: LogPosition | None = None
     for manifest in load_manifests(directory)[0].values():
         position = manifest.log
-        if hashlib.sha256(data[: position.bytes]).hexdigest() != position.sha256:
+        if len(data) < position.bytes or hashlib.sha256(data[: position.bytes]).hexdigest() != position.sha256:
             suspect = position
             break
         verified = position

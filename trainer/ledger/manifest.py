@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -59,6 +60,8 @@ class Manifest:
     eval: Mapping[str, Any]
     control: Mapping[str, Any]
     data: Mapping[str, Any]
+    kept: tuple[int, ...] | None = None
+    """The checkpoints, but for transient ones, that stay once this one is committed: a start deletes the others."""
 
     @property
     def transient(self) -> bool:
@@ -94,11 +97,13 @@ class Manifest:
             "eval": dict(self.eval),
             "control": dict(self.control),
             "data": dict(self.data),
+            "kept": None if self.kept is None else list(self.kept),
         }
 
     def encode(self) -> bytes:
-        """The content of `manifest.json`."""
-        return compact_json(self.to_json()).encode() + b"\n"
+        """The content of `manifest.json`: the object, and last its own checksum."""
+        value = self.to_json()
+        return compact_json({**value, "crc32": _checksum(value)}).encode() + b"\n"
 
     @classmethod
     def parse(cls, data: bytes) -> Manifest:
@@ -112,6 +117,9 @@ class Manifest:
         except ValueError as error:
             raise BadManifest(f"its manifest is not JSON: {error}") from error
         try:
+            stated = value.pop("crc32", None)
+            if stated not in (None, _checksum(value)):
+                raise BadManifest("its manifest is not as it was written: its crc32 is another")
             if value["format"] != FORMAT:
                 raise BadManifest(f"its manifest has format {value['format']}; this version reads format {FORMAT}")
             return cls(
@@ -133,6 +141,7 @@ class Manifest:
                 eval={split: _section(value["eval"], split) for split in _section(value, "eval")},
                 control=_section(value, "control"),
                 data=_section(value, "data"),
+                kept=None if value.get("kept") is None else tuple(map(int, value["kept"])),
             )._checked()
         except BadManifest:
             raise
@@ -211,6 +220,11 @@ def eval_relation(records: Mapping[str, Record], step: int) -> dict[str, Any]:
         }
         for split, record in sorted(records.items())
     }
+
+
+def _checksum(value: Mapping[str, Any]) -> str:
+    """The CRC-32 of a manifest's object, written compactly: eight lower-case hex digits."""
+    return f"{zlib.crc32(compact_json(value).encode()):08x}"
 
 
 def _section(value: Mapping[str, Any], key: str) -> dict[str, Any]:

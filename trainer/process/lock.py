@@ -26,8 +26,10 @@ def locked(path: str) -> Iterator[None]:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
         raise Unwritable(f"cannot write {path}: {error.strerror}; choose another run_dir") from error
+    # The folder is locked too: a lock file that somebody deletes, taking it for a stale one, must not let two in.
+    folder = os.open(os.path.dirname(path), os.O_RDONLY | os.O_CLOEXEC)
     try:
-        if not _taken(descriptor):
+        if not (_taken(descriptor) and _taken(folder)):
             raise InUse(
                 f"{os.path.dirname(path)} is in use by {_holder(descriptor)}; "
                 "wait for it, stop it, or choose another run_dir"
@@ -38,6 +40,7 @@ def locked(path: str) -> Iterator[None]:
         os.pwrite(descriptor, json.dumps(holder).encode() + b"\n", 0)
         yield
     finally:
+        os.close(folder)
         os.close(descriptor)
 
 

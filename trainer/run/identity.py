@@ -82,12 +82,19 @@ def changed_flags(config: Config, directory: RunDirectory) -> list[str]:
             continue
         text = str(value).lower() if isinstance(value, bool) else None if value is None else str(value)
         if item.name in CADENCES and text and item.name in before:
-            same = Cadence.parse(before[item.name]) == Cadence.parse(text)
+            same = _same_cadence(before[item.name], text)
         else:
             same = before.get(item.name) == text
         if not same:
             lines.append(f"{item.name} was {before.get(item.name, 'not set')} in the last attempt and is {text} now")
     return lines
+
+
+def _same_cadence(before: str, now: str) -> bool:
+    try:
+        return Cadence.parse(before) == Cadence.parse(now)
+    except ConfigError:
+        return False  # what cannot be read any more has changed
 
 
 def _data(facts: Mapping[str, Any]) -> str:

@@ -144,7 +144,9 @@ class Loop:
 
         is_best = self._decide()
 
-        reasons = [*due.save, *(["best"] if is_best else []), *(["signal"] if request else [])]
+        # Looked at once: a signal that comes after this finds its own boundary, and its own save.
+        asked = bool(request)
+        reasons = [*due.save, *(["best"] if is_best else []), *(["signal"] if asked else [])]
         if not self._saved_already():
             if reasons:
                 self._save(reasons)
@@ -152,11 +154,11 @@ class Loop:
             # A signal had cut the evaluation of this step short, so that its checkpoint knew nothing of it.
             self._save(reasons, complete=True)
 
-        if request:
+        if asked:
             self._to.journal.write("signal", signal=str(request.signal and request.signal.name), step=now.step)
         if due.stop and EVALUATION not in self._pending:
             return Stop("target reached", EXIT_DONE)
-        if request:
+        if asked:
             return Stop("interrupted" if request.exit_code == EXIT_INTERRUPTED else "preempted", request.exit_code)
         return None
 

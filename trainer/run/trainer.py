@@ -198,7 +198,8 @@ class Trainer:
         flags = {"experiment": self._name, **flags, "run_dir": self.directory.path}
         journal.write("start", host=socket.gethostname(), pid=os.getpid(), flags=flags, versions=parts.info.versions)
         _warn([*changed_flags(self.config, self.directory), *_unconnected(parts)])
-        write_flags(self.directory, flags, parameters(self._experiment))
+        # Whoever goes on with this file is to resume, whatever this attempt was asked to find.
+        write_flags(self.directory, {**flags, "resume": "auto"}, parameters(self._experiment))
 
     def _check_directory(self) -> None:
         """Refuses, before anything is made, a directory that cannot be what is asked for."""

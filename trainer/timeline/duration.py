@@ -21,7 +21,7 @@ _UNITS: dict[str, tuple[str, int]] = {
     **dict.fromkeys(("h", "hour", "hours"), (SECOND, 3600)),
 }
 
-_PART = re.compile(r"\s*(\d[\d_]*(?:\.\d+)?(?:[eE][+-]?\d+)?(?:/\d[\d_]*)?)\s*([A-Za-z]*)\s*")
+_PART = re.compile(r"\s*(\d+(?:_\d+)*(?:\.\d+)?(?:[eE][+-]?\d{1,3})?(?:/\d+(?:_\d+)*)?)\s*([A-Za-z]*)\s*")
 
 _EXPECTED = "a number and step(s), example(s), epoch(s), s, m, h or run, such as 100steps, 2.5epochs, 1/15run or 90s"
 
@@ -63,6 +63,8 @@ class Duration:
             except ZeroDivisionError:
                 raise ConfigError(f"{offending!r} divides by zero; expected {_EXPECTED}") from None
             unit, position = this_unit, part.end()
+        if total >= 2**62:
+            raise ConfigError(f"{offending!r} is too large; expected {_EXPECTED}")
         if total <= 0:
             raise ConfigError(f"{offending!r} is not positive; expected {_EXPECTED}")
         return cls(total, unit)

@@ -82,8 +82,8 @@ class Plain:
             try:
                 self._stream.write(printable("".join(f"{line}\n" for line in lines), self._stream))
                 self._stream.flush()  # a file is buffered by blocks: without this, `tail -f` lags by minutes
-            except BrokenPipeError:
-                self._unread = True  # `… | head` has seen enough, which is no reason to stop training
+            except OSError:
+                self._unread = True  # `… | head` has seen enough, or the disk is full: no reason to stop training
 
 
 def make_progress(mode: str, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic) -> Progress:
@@ -102,6 +102,8 @@ def make_progress(mode: str, stream: TextIO | None = None, clock: Callable[[], f
     if mode == "never":
         return Silent()
     stream = stream or sys.stdout
+    if stream is None:
+        return Silent()  # a daemon has no standard output
     if mode == "plain" or (mode == "auto" and not stream.isatty()):
         return Plain(stream)
     from trainer.views.bar import Bar  # rich takes a while to import, and plain lines do without it
