@@ -111,7 +111,9 @@ def _closing_lines(result: Result) -> list[str]:
     if result.last:
         lines.append(f"last   step {result.last.step}  {result.last.path}")
     # The Python that has the package, which in a virtual environment is seldom the one on the path.
-    python = "python" if shutil.which("python") == sys.executable else sys.executable
+    near = os.path.relpath(sys.executable)
+    python = sys.executable if near.startswith(os.pardir) else near
+    python = "python" if shutil.which("python") == sys.executable else python
     lines.append(f"show   {shlex.quote(python)} -m trainer.status {shlex.quote(result.run_dir)}")
     return lines
 

@@ -1031,7 +1031,7 @@ def test_a_signal_that_comes_while_a_checkpoint_is_saved_finds_a_save_of_its_own
         return look(loop)
 
     monkeypatch.setattr(Loop, "_saved_already", signalled)
-    # Each log step is a boundary. The falling loss is best, as the largest, at step 3: at step 6 nothing is to be saved.
+    # Each log step is a boundary. The falling loss is largest, and so best, at step 3: step 6 has nothing to save.
     flags = {"log_every": 3, "save_every": "never", "monitor": "train/loss", "mode": "max"}
     result = train(linear(), train_for=9, stop_request=request, **flags)
     assert (result.step, result.exit_code, result.saved) == (6, 75, True)
