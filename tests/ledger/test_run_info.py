@@ -69,3 +69,11 @@ def test_what_this_version_did_not_write_is_refused_and_named(tmp_path: pathlib.
     assert caught.value.exit_code == EXIT_UNUSABLE
     assert str(tmp_path / "run.json") in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_run_json_whose_section_is_no_object_is_refused(tmp_path: pathlib.Path) -> None:
+    directory = RunDirectory(tmp_path)
+    value = json.loads(INFO.encode())
+    (tmp_path / "run.json").write_text(json.dumps({**value, "parameters": 3}))
+    with pytest.raises(Unusable, match="parameters"):
+        RunInfo.load(directory)

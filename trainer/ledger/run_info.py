@@ -48,6 +48,9 @@ class RunInfo:
             value = json.loads(directory.files.read(directory.run_info))
             if value.pop("format") != FORMAT:
                 raise ValueError(f"its format is not {FORMAT}")
+            for section in ("parameters", "threads", "machine", "versions", "data"):
+                if not isinstance(value[section], dict):
+                    raise ValueError(f"its {section} is no object")
             names = {item.name for item in dataclasses.fields(cls)}
             return cls(**{name: known for name, known in value.items() if name in names})
         except (ValueError, KeyError, TypeError, AttributeError) as error:
