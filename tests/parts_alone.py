@@ -34,7 +34,7 @@ def main(run_dir: str) -> None:
         if due.log:
             log.close(now, learning_rate=0.01, closed_by=due.closed_by)
         if due.save:
-            store.save(now, reasons=due.save)
+            store.save(now, reasons=due.save, last=due.stop)
 
 
 if __name__ == "__main__":

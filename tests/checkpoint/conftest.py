@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from trainer.ledger.directory import RunDirectory
 from trainer.ledger.log import MetricLog
 from trainer.ledger.manifest import LogPosition, Manifest
 from trainer.ledger.record import Record
-from trainer.storage.files import Files
+from trainer.storage.files import Files, writing
 
 Tree = dict[str, bytes | None]
 
@@ -26,52 +27,67 @@ class Killed(BaseException):
 class WatchedFiles(Files):
     """Notes each operation as `(name, path)`, a rename by its target; fails at the one with the number `fail_at`.
 
-    An operation that fails has not happened, but for the first half of the bytes that it would write.
+    An operation that fails has not happened, but for the first half of the bytes that it would write. Several threads
+    may use it. With `reads`, what only looks at files is noted too, and can fail.
     """
 
-    def __init__(self, fail_at: int | None = None, error: Callable[[], BaseException] = Killed) -> None:
+    def __init__(
+        self, fail_at: int | None = None, error: Callable[[], BaseException] = Killed, *, reads: bool = False
+    ) -> None:
         self.done: list[tuple[str, str]] = []
-        self._fail_at = fail_at
+        self.reads = reads
+        self.fail_at = fail_at
         self._error = error
+        self._noting = threading.Lock()
 
     def write(self, path: str, data: bytes) -> None:
         if self._fails("write", path):
             super().write(path, data[: len(data) // 2])
-            raise self._error()
+            self._fail(path)
         super().write(path, data)
 
     def append(self, path: str, data: bytes) -> None:
         if self._fails("append", path):
             super().append(path, data[: len(data) // 2])
-            raise self._error()
+            self._fail(path)
         super().append(path, data)
 
     def rename(self, source: str, target: str) -> None:
         if self._fails("rename", target):
-            raise self._error()
+            self._fail(target)
         super().rename(source, target)
 
     def truncate(self, path: str, size: int) -> None:
         if self._fails("truncate", path):
-            raise self._error()
+            self._fail(path)
         super().truncate(path, size)
 
     def _fails(self, name: str, path: str) -> bool:
-        self.done.append((name, path))
-        return len(self.done) - 1 == self._fail_at
+        with self._noting:
+            self.done.append((name, path))
+            return len(self.done) - 1 == self.fail_at
 
-
-def _watched(name: str) -> Callable[[WatchedFiles, str], None]:
-    def operation(self: WatchedFiles, path: str) -> None:
-        if self._fails(name, path):
+    def _fail(self, path: str) -> None:
+        """Says it as the operation would."""
+        with writing(path):
             raise self._error()
-        getattr(Files, name)(self, path)
+
+
+def _watched(name: str, *, read: bool = False) -> Callable[..., Any]:
+    def operation(self: WatchedFiles, path: str, **options: Any) -> Any:
+        if (self.reads or not read) and self._fails(name, path):
+            if read:
+                raise self._error()
+            self._fail(path)
+        return getattr(Files, name)(self, path, **options)
 
     return operation
 
 
 for _name in ("sync", "sync_directory", "remove", "remove_directory", "remove_tree", "make_directory"):
     setattr(WatchedFiles, _name, _watched(_name))
+for _name in ("size", "list", "crc32"):
+    setattr(WatchedFiles, _name, _watched(_name, read=True))
 
 
 class Past:
@@ -89,9 +105,10 @@ class Past:
         return self
 
     def files(self, step: int) -> Past:
-        """Writes the files of a checkpoint that is not committed."""
+        """Writes the files of a checkpoint that is not committed, marked as a save marks it."""
         folder_path = Path(self.directory.checkpoint(step))
         folder_path.mkdir(parents=True)
+        Path(self.directory.unfinished(step)).touch()
         (folder_path / "state.index").write_bytes(b"index of %d" % step)
         (folder_path / "state.data-00000-of-00001").write_bytes(b"weights of %d" % step)
         return self

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -246,9 +248,107 @@ def test_start_that_is_killed_at_any_moment_is_made_good_by_the_next(killed_run,
         assert Path(directory.metrics).read_bytes() == kept
         orphans = tree(directory.orphans)
         assert later in [content for name, content in orphans.items() if name.endswith("metrics.jsonl")]
-        (aside,) = (name for name in orphans if name.endswith("step-0000000600"))
-        assert all(orphans[f"{aside}/{name}"] == content for name, content in damaged.items())
+        assert put_aside(orphans, 600) == damaged
     assert moments > 10
+
+
+def put_aside(orphans, step):
+    """Returns what was put aside of one checkpoint, by one start or by several that were killed on the way."""
+    found = {}
+    for name, content in orphans.items():
+        file = Path(name)
+        if file.parent.name == f"step-{step:010d}" and file.name != "reason.txt":
+            assert file.name not in found, "it was put aside twice"
+            found[file.name] = content
+    return found
+
+
+@pytest.mark.parametrize("bad", [[600], [600, 400]])
+@pytest.mark.parametrize("unreadable", ["manifest.json", "state.index"])
+def test_checkpoint_that_could_not_be_read_once_never_leads_to_a_log_that_does_not_verify(
+    killed_run, tree, watched_files, killed, tmp_path, bad, unreadable
+):
+    """Whenever the start that saw an error of the disk is killed: the next one may well be able to read again."""
+
+    class Flaky(watched_files):
+        def read(self, path):
+            self._may_fail(path)
+            return super().read(path)
+
+        def crc32(self, path):
+            self._may_fail(path)
+            return super().crc32(path)
+
+        def _may_fail(self, path):
+            if path in [f"{directory.checkpoint(step)}/{unreadable}" for step in bad]:
+                raise OSError(errno.EIO, "Input/output error", path)
+
+    whole = Path(killed_run.directory.metrics).read_bytes()
+    moments, found = 0, set()
+    while True:
+        path = tmp_path / f"killed-{moments}"
+        shutil.copytree(killed_run.directory.path, path)
+        directory = RunDirectory(path, Flaky(fail_at=moments))
+        try:
+            recovery, _ = resume(directory, attempt=2)
+        except killed:
+            pass
+        else:
+            assert [step for step, _ in recovery.quarantined] == bad
+            break
+        moments += 1
+        recovery, log = resume(RunDirectory(path), attempt=3)
+        found.add(recovery.manifest.step)
+        assert log.position == recovery.manifest.log
+        assert Path(directory.metrics).read_bytes() == vouched_log(directory, recovery.manifest.step)
+        orphans = tree(directory.orphans)
+        assert [step for step in (600, 400) if step not in directory.committed_steps()] == [
+            step for step in (600, 400) if put_aside(orphans, step)
+        ]
+        later = [content for name, content in orphans.items() if name.endswith("metrics.jsonl")]
+        assert any(whole == Path(directory.metrics).read_bytes() + content for content in later)
+        # And so it stays.
+        assert resume(RunDirectory(path), attempt=4)[0].manifest == recovery.manifest
+    # Before anything was moved, between two that were, and after all.
+    assert found == {600, 400, 200} - ({200} if bad == [600] else set())
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EMFILE, errno.ENOMEM])
+def test_error_that_says_nothing_of_the_checkpoint_puts_nothing_aside(killed_run, tree, watched_files, number):
+    class Short(watched_files):
+        def crc32(self, path):
+            raise OSError(number, os.strerror(number), path)
+
+    directory = killed_run.directory
+    before = tree(directory.path)
+    with pytest.raises(Unusable, match="checkpoint 600") as refused:
+        resume(RunDirectory(directory.path, Short()))
+    assert os.strerror(number) in str(refused.value)
+    assert tree(directory.path) == before
+    assert resume(directory)[0].manifest.step == 600
+
+
+def test_newer_checkpoints_go_before_newer_records(killed_run, watched_files):
+    DAMAGE["truncated data"](killed_run.directory, 600)
+    directory = RunDirectory(killed_run.directory.path, watched_files())
+    resume(directory)
+    aside = f"{directory.orphans_of(ATTEMPT)}/step-0000000600"
+    moved = [directory.files.done.index(("rename", f"{aside}/{name}")) for name in ("state.index", "manifest.json")]
+    cut = directory.files.done.index(("truncate", directory.metrics))
+    discarded = directory.files.done.index(("remove", directory.unfinished(800)))
+    assert moved[0] < moved[1] < cut < discarded
+
+
+def test_folder_that_is_no_checkpoint_and_not_marked_as_ours_stays_and_is_told(killed_run, tree):
+    directory = killed_run.directory
+    Path(directory.unfinished(800)).unlink()
+    before = tree(directory.checkpoint(800))
+    journal = Journal(directory)
+    recovery, _ = resume(directory, journal=journal)
+    assert recovery.foreign == (800,)
+    assert [line for line in recovery.warnings() if "800" in line and "stays" in line]
+    assert tree(directory.checkpoint(800)) == before
+    assert not [entry for entry in read_journal(directory) if entry["event"] == "prune"]
 
 
 def test_checkpoint_that_goes_bad_again_is_put_aside_again(killed_run):

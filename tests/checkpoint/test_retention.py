@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.checkpoint.retention import kept_checkpoints
+from trainer.checkpoint.retention import kept_checkpoints, settled
 from trainer.ledger.manifest import RUN_REASONS, TRANSIENT_REASONS
 
 REASONS = st.one_of(
@@ -18,18 +18,31 @@ REASONS = st.one_of(
 SAVES = st.dictionaries(st.integers(0, 30), REASONS, max_size=12)
 KEEP_LAST = st.integers(1, 4)
 BEST = st.sets(st.integers(0, 30), max_size=3)
+GOOD = st.sets(st.integers(0, 30), max_size=3)
+RESUMED = st.none() | st.integers(0, 30)
 
 
 @pytest.fixture(scope="session")
-def kept(manifest):
-    """Returns what stays of saves that are given as their reasons by step."""
+def made(manifest):
+    """Returns the manifests of saves that are given as their reasons by step; those of `good` stay for good."""
 
-    def keep(saves, *, keep_last, best=()):
-        return kept_checkpoints(
-            [manifest(step, reasons=tuple(reasons), train=None) for step, reasons in saves.items()],
-            keep_last=keep_last,
-            best_steps=best,
-        )
+    def make(saves, good=()):
+        return {
+            step: manifest(
+                step, reasons=tuple(reasons), train=None, for_good=step in good and bool(reasons & RUN_REASONS)
+            )
+            for step, reasons in saves.items()
+        }
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def kept(made):
+    """Returns what stays of such saves."""
+
+    def keep(saves, *, keep_last, best=(), good=(), resumed=None):
+        return kept_checkpoints(made(saves, good).values(), keep_last=keep_last, best_steps=best, resumed_from=resumed)
 
     return keep
 
@@ -43,39 +56,54 @@ def newest(steps, count=1):
     return set(sorted(steps)[-count:])
 
 
-@given(saves=SAVES, keep_last=KEEP_LAST, best=BEST)
-def test_exactly_the_newest_the_last_the_best_and_the_newest_transient_stay(kept, saves, keep_last, best):
-    transient = saves.keys() - regular(saves)
-    expected = newest(saves) | newest(regular(saves), keep_last) | newest(transient) | (best & saves.keys())
-    assert kept(saves, keep_last=keep_last, best=best).keys() == expected
-
-
-@given(saves=SAVES, keep_last=KEEP_LAST, best=BEST)
-def test_each_checkpoint_that_stays_says_every_reason_why(kept, saves, keep_last, best):
+@given(saves=SAVES, keep_last=KEEP_LAST, best=BEST, good=GOOD, resumed=RESUMED)
+def test_exactly_what_has_a_reason_stays_and_says_every_reason_why(kept, saves, keep_last, best, good, resumed):
     groups = {
         "newest": newest(saves),
         "last": newest(regular(saves), keep_last),
-        "transient": newest(saves.keys() - regular(saves)),
         "best": best,
+        "every": good & regular(saves),
+        "transient": newest(saves.keys() - regular(saves)),
+        "resumed": {resumed},
     }
-    for step, reasons in kept(saves, keep_last=keep_last, best=best).items():
-        assert sorted(reasons) == sorted(name for name, steps in groups.items() if step in steps)
+    stay = kept(saves, keep_last=keep_last, best=best, good=good, resumed=resumed)
+    assert stay == {
+        step: why for step in saves if (why := tuple(name for name, steps in groups.items() if step in steps))
+    }
 
 
-@given(saves=SAVES, keep_last=KEEP_LAST, best=BEST)
-def test_transient_saves_never_change_which_others_stay(kept, saves, keep_last, best):
+@given(saves=SAVES, keep_last=KEEP_LAST, best=BEST, good=GOOD, resumed=RESUMED)
+def test_there_is_always_one_and_it_is_the_newest(kept, saves, keep_last, best, good, resumed):
+    stay = kept(saves, keep_last=keep_last, best=best, good=good, resumed=resumed)
+    assert newest(saves) <= stay.keys() <= saves.keys()
+
+
+@given(saves=SAVES, keep_last=KEEP_LAST, best=BEST, good=GOOD, resumed=RESUMED)
+def test_neither_transient_saves_nor_a_resume_change_which_others_settle(
+    kept, made, saves, keep_last, best, good, resumed
+):
     alone = {step: saves[step] for step in regular(saves)}
-    with_transient = kept(saves, keep_last=keep_last, best=best).keys() & alone.keys()
-    assert with_transient == kept(alone, keep_last=keep_last, best=best).keys()
+    undisturbed = kept(alone, keep_last=keep_last, best=best, good=good)
+    disturbed = kept(saves, keep_last=keep_last, best=best, good=good, resumed=resumed)
+    assert settled(undisturbed, made(alone, good)) == tuple(sorted(undisturbed))
+    assert settled(disturbed, made(saves, good)) == tuple(sorted(undisturbed))
+    # And of the others only that one stays besides.
+    assert disturbed.keys() & alone.keys() - undisturbed.keys() <= {resumed}
 
 
-@given(saves=SAVES, keep_last=KEEP_LAST)
-def test_pruning_after_every_save_keeps_what_pruning_at_the_end_keeps(kept, saves, keep_last):
+@given(saves=SAVES, keep_last=KEEP_LAST, good=GOOD)
+def test_pruning_after_every_save_keeps_what_pruning_at_the_end_keeps(kept, saves, keep_last, good):
     left = {}
     for step in sorted(saves):
         left[step] = saves[step]
-        left = {step: left[step] for step in kept(left, keep_last=keep_last)}
-    assert left.keys() == kept(saves, keep_last=keep_last).keys()
+        left = {step: left[step] for step in kept(left, keep_last=keep_last, good=good)}
+    assert left.keys() == kept(saves, keep_last=keep_last, good=good).keys()
+
+
+@given(saves=SAVES, later=SAVES, keep_last=KEEP_LAST, good=GOOD)
+def test_what_stays_for_good_stays_whatever_comes_later(kept, saves, later, keep_last, good):
+    more = saves | {step + 31: reasons for step, reasons in later.items()}
+    assert good & regular(saves) <= kept(more, keep_last=keep_last, good=good).keys()
 
 
 @given(saves=SAVES, keep_last=KEEP_LAST, best=BEST, seed=st.integers())

@@ -2,26 +2,39 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
+import errno
 import json
 import math
 import re
 import shutil
 import subprocess
 import sys
+import tempfile
+import threading
+import time
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from trainer.checkpoint import tensors
 from trainer.checkpoint.store import CheckpointStore
 from trainer.errors import ConfigError, TrainerError, Unusable, Unwritable
 from trainer.ledger.directory import RunDirectory
 from trainer.ledger.journal import Journal, read_journal
 from trainer.ledger.log import MetricLog, read_records
 from trainer.ledger.manifest import Manifest
+from trainer.storage.files import Files
 from trainer.timeline.cadence import Progress
+from trainer.timeline.schedule import Schedule
+
+SECONDS_AT_MOST = 60
 
 # Values whose sums are not what a decimal text of few digits would say.
 AWKWARD = [0.1, 1 / 3, 2.5e-17, 1e16, math.pi, -7.1e-9, 5e-324, 1.7e308 / 8]
@@ -37,14 +50,14 @@ class Model(tf.Module):
 class Loop:
     """What a loop holds. At step s every weight of the model is s, and each save closes its window first."""
 
-    def __init__(self, path, *, files=None, journal=False, **options):
+    def __init__(self, path, *, files=None, journal=False, parts=None, **options):
         self.model = Model()
         self.directory = RunDirectory(path, files)
         self.log = MetricLog(self.directory)
         if journal:
             self.directory.files.make_directory(self.directory.path)
             options["journal"] = Journal(self.directory)
-        self.store = CheckpointStore(tf.train.Checkpoint(model=self.model), self.log, **options)
+        self.store = CheckpointStore(tf.train.Checkpoint(model=self.model, **(parts or {})), self.log, **options)
         self.step = 0
 
     def resume(self):
@@ -62,7 +75,13 @@ class Loop:
     def save(self, step, *, reasons=("interval",), **options):
         self.train(step)
         self.log.close(self.progress)
-        return self.store.save(self.progress, reasons=reasons, **options)
+        self.store.save(self.progress, reasons=reasons, **options)
+        return self.store.latest
+
+    def attempt(self, **options):
+        """Saves where the loop is, and waits until that is done."""
+        self.store.save(self.progress, reasons=("interval",), **options)
+        self.store.drain()
 
     @property
     def progress(self):
@@ -83,6 +102,18 @@ def path(tmp_path):
     return tmp_path / "run"
 
 
+@pytest.fixture(params=[False, True], ids=["in place", "async"])
+def async_save(request):
+    return request.param
+
+
+def finish(store):
+    """Looks until nothing is being written any more."""
+    while store.busy:
+        time.sleep(0.0005)
+    store.poll()
+
+
 def loud(capfd, caplog, recwarn):
     """Returns all that was said, wherever it was."""
     return "".join(capfd.readouterr()) + caplog.text + "".join(str(warning.message) for warning in recwarn)
@@ -91,13 +122,15 @@ def loud(capfd, caplog, recwarn):
 # The protocol of a save.
 
 
-def test_records_are_durable_before_the_manifest_commits_the_checkpoint(path, watched_files):
+def test_records_are_durable_before_the_manifest_commits_the_checkpoint(path, watched_files, async_save):
     files = watched_files()
-    loop = Loop(path, files=files).resume()
+    loop = Loop(path, files=files, async_save=async_save).resume()
     loop.save(10)
     loop.train(15).log.close(loop.progress)
+    loop.store.drain()
     files.done.clear()
     loop.save(20)
+    loop.store.close()
 
     committed = files.done.index(("rename", loop.directory.manifest(20)))
     metrics = loop.directory.metrics
@@ -115,17 +148,20 @@ def test_log_that_is_new_has_a_durable_name_before_the_manifest(path, watched_fi
     assert ("sync_directory", loop.directory.path) in files.done[first_append:committed]
 
 
-def test_manifest_comes_last_written_aside_and_renamed(path, watched_files):
+def test_manifest_comes_last_written_aside_and_renamed(path, watched_files, async_save):
     files = watched_files()
-    loop = Loop(path, files=files).resume()
-    manifest = loop.save(10)
+    loop = Loop(path, files=files, async_save=async_save, verify_saves="never").resume()
+    loop.save(10)
+    loop.store.close()
+    manifest = loop.store.latest
     folder, target = loop.directory.checkpoint(10), loop.directory.manifest(10)
 
     assert {file.name for file in manifest.files} == {"state.index", "state.data-00000-of-00001"}
-    written = files.done.index(("write", f"{target}.tmp"))
+    marked, written = (place for place, done in enumerate(files.done) if done == ("write", f"{target}.tmp"))
     synced = [files.done.index(("sync", f"{folder}/{file.name}")) for file in manifest.files]
     named = [place for place, done in enumerate(files.done) if done == ("sync_directory", folder)]
     # Files durable, their names durable, the manifest aside, in place, its name durable.
+    assert marked < min(synced)
     assert max(synced) < named[-2] < written
     assert files.done[written + 1 : written + 3] == [("rename", target), ("sync_directory", folder)]
     assert next(path for name, path in files.done if name == "rename") == target
@@ -135,12 +171,14 @@ def test_manifest_comes_last_written_aside_and_renamed(path, watched_files):
     }
 
 
-def test_old_checkpoints_are_deleted_after_the_new_one_is_committed(path, watched_files):
+def test_old_checkpoints_are_deleted_after_the_new_one_is_committed(path, watched_files, async_save):
     files = watched_files()
-    loop = Loop(path, files=files, keep_last=1).resume()
+    loop = Loop(path, files=files, keep_last=1, async_save=async_save).resume()
     loop.save(10)
+    loop.store.drain()
     files.done.clear()
     loop.save(20)
+    loop.store.close()
     committed = files.done.index(("rename", loop.directory.manifest(20)))
     removed = [place for place, (name, _) in enumerate(files.done) if name in ("remove", "remove_tree")]
     assert removed
@@ -200,13 +238,19 @@ def test_save_and_prune_are_journaled(path):
     assert [entry["steps"] for entry in read_journal(loop.directory) if entry["event"] == "prune"] == [[10]]
 
 
-def test_save_that_tensorflow_cannot_write_leaves_the_checkpoints_before_it_alone(path, tree):
-    loop = Loop(path).resume()
+def test_save_that_tensorflow_cannot_write_leaves_the_checkpoints_before_it_alone(path, tree, watched_files):
+    class Obstructed(watched_files):
+        """Once the folder is there, something is in the way of the index that TensorFlow wants to write."""
+
+        def sync_directory(self, path):
+            super().sync_directory(path)
+            if Path(path) == obstacle.parent:
+                obstacle.mkdir(exist_ok=True)
+
+    obstacle = path / "checkpoints" / "step-0000000020" / "state.index"
+    loop = Loop(path, files=Obstructed()).resume()
     loop.save(10)
     before = tree(loop.directory.checkpoint(10))
-    # In the way of the index that TensorFlow wants to write.
-    obstacle = Path(loop.directory.checkpoint(20)) / "state.index"
-    obstacle.mkdir(parents=True)
     with pytest.raises(Unwritable) as refused:
         loop.save(20)
     assert refused.value.exit_code == 74
@@ -215,6 +259,21 @@ def test_save_that_tensorflow_cannot_write_leaves_the_checkpoints_before_it_alon
     assert loop.steps() == [10]
     obstacle.rmdir()
     assert Loop(path).resume().weights() == [10.0]
+
+
+def test_step_whose_save_failed_can_be_saved_again(path, watched_files, async_save):
+    files = watched_files(error=lambda: Unwritable("no space left"))
+    loop = Loop(path, files=files, async_save=async_save).resume()
+    loop.save(10)
+    loop.store.drain()
+    loop.train(20)
+    files.fail_at = len(files.done)
+    with pytest.raises(Unwritable):
+        loop.attempt()
+    assert not loop.store.has(20)
+    loop.attempt()
+    assert loop.store.latest.step == 20
+    assert Loop(path).resume().weights() == [20.0]
 
 
 # What stays.
@@ -251,6 +310,205 @@ def test_best_checkpoints_stay(path):
     assert loop.steps() == [40]
 
 
+@pytest.mark.parametrize("release", ["drain", "close", "last", "all"])
+def test_checkpoint_resumed_from_stays_until_a_newer_one_is_read_back(path, async_save, release):
+    Loop(path).resume().save(10)
+    loop = Loop(path, keep_last=1, async_save=async_save, verify_saves="all" if release == "all" else "last").resume()
+    for step in (20, 30):
+        loop.save(step)
+        finish(loop.store)
+        assert loop.steps() == ([step] if release == "all" else [10, step])
+        # What an undisturbed run would have kept, and what a kill now leaves to the next start.
+        assert loop.store.latest.kept == (step,)
+    if release in ("drain", "close"):
+        getattr(loop.store, release)()
+        assert loop.steps() == [30]
+        assert loop.latest() == loop.directory.state_prefix(30)
+    loop.save(40, last=release == "last")
+    loop.store.close()
+    assert loop.steps() == [40]
+
+
+def test_checkpoint_resumed_from_is_no_reason_to_keep_it_where_nothing_is_read_back(path):
+    Loop(path).resume().save(10)
+    loop = Loop(path, keep_last=1, verify_saves="never").resume()
+    loop.save(20)
+    assert loop.steps() == [20]
+
+
+def test_checkpoint_resumed_from_goes_at_the_next_start_once_a_newer_one_restores(path):
+    Loop(path).resume().save(10)
+    Loop(path, keep_last=1).resume().save(20)
+    assert Loop(path).steps() == [10, 20]
+    assert Loop(path, keep_last=1).resume().steps() == [20]
+
+
+def test_checkpoint_resumed_from_stays_after_it_has_been_completed(path):
+    Loop(path).resume().save(10)
+    loop = Loop(path, keep_last=1).resume()
+    loop.store.complete(reasons=("best",), open_window={"from": 10, "steps": 0, "metrics": {}}, control={})
+    assert loop.store.latest.reasons == ("interval", "best")
+    for step in (20, 30):
+        loop.save(step)
+        assert loop.steps() == [10, step]
+    loop.store.drain()
+    assert loop.steps() == [30]
+
+
+def test_checkpoints_that_a_cadence_keeps_stay_for_good(path):
+    schedule = Schedule(train_for=1000, save_every="never", keep_every="25steps")
+    for steps in ((10, 20, 30), (40, 45, 50, 60, 70), (80,)):
+        loop = Loop(path, keep_last=1, keeps_for_good=schedule.keeps_for_good).resume()
+        for step in steps:
+            loop.save(step)
+        # Not by a clock: it is the run's own course that decides.
+        loop.save(step + 1, reasons=("time",))
+        loop.store.close()
+    assert loop.steps() == [30, 50, 80, 81]
+    assert [step for step in loop.steps() if Manifest.load(loop.directory, step).for_good] == [30, 50, 80]
+    # Whatever the next attempt would keep.
+    Loop(path, keep_last=1).resume().save(90)
+    assert Loop(path).steps() == [30, 50, 80, 81, 90]
+
+
+class Swift(Files):
+    """Makes nothing durable: what is killed here is only a loop."""
+
+    def write(self, path, data):
+        Path(path).write_bytes(data)
+
+    def sync(self, path):
+        pass
+
+    def sync_directory(self, path):
+        pass
+
+
+@contextlib.contextmanager
+def without_tensors():
+    """Writes a byte for all tensors, and restores nothing."""
+
+    def write(checkpoint, prefix, **_):
+        for suffix in ("index", "data-00000-of-00001"):
+            Path(f"{prefix}.{suffix}").write_bytes(b".")
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(tensors, "write", write)
+        patched.setattr(tensors, "restore", lambda *_, **__: None)
+        patched.setattr(tensors, "read_back", lambda *_, **__: None)
+        yield
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@given(
+    losses=st.lists(st.integers(0, 3), min_size=4, max_size=8),
+    keep_last=st.integers(1, 3),
+    keep_best=st.integers(0, 2),
+    keep_every=st.sampled_from(["never", "20steps", "35steps"]),
+    disturbances=st.lists(st.sampled_from(["kill", "signal", "clock", "end"]) | st.integers(0, 60), max_size=8),
+    async_save=st.booleans(),
+)
+@settings(max_examples=40, deadline=None)
+def test_which_checkpoints_stay_is_a_function_of_the_run_whatever_disturbs_it(
+    losses, keep_last, keep_best, keep_every, disturbances, async_save
+):
+    """A run saves every 10 steps. After each of its saves, and in one (an operation's number), it may be disturbed."""
+    schedule = Schedule(train_for=1000, save_every="never", keep_every=keep_every)
+    last = len(losses) * 10
+
+    def best(step):
+        ranked = sorted(range(10, step + 1, 10), key=lambda at: (losses[at // 10 - 1], at))
+        return set(ranked[:keep_best])
+
+    def store(path, files):
+        log = MetricLog(RunDirectory(path, files))
+        return CheckpointStore(
+            tf.train.Checkpoint(),
+            log,
+            keep_last=keep_last,
+            keeps_for_good=schedule.keeps_for_good,
+            async_save=async_save,
+        )
+
+    def attempt(path, files, disturbance):
+        """Goes on from the newest checkpoint; returns whether it came to the end."""
+        with contextlib.suppress(Unwritable, Ended), store(path, files) as saving:
+            now = saving.resume().step
+            if isinstance(disturbance, int):
+                files.fail_at = len(files.done) + disturbance
+            for step in range(now - now % 10 + 10, last + 1, 10):
+                saving.save(Progress(step, step), reasons=("interval",), best_steps=best(step), last=step == last)
+                finish(saving)
+                check(saving, step)
+                if disturbance in ("signal", "clock"):
+                    saving.save(Progress(step + 3, step + 3), reasons=("time",), best_steps=best(step))
+                if disturbance in ("signal", "kill"):
+                    raise Ended
+                if disturbance == "end":
+                    return False
+            return True
+        return False
+
+    def check(saving, step):
+        committed = saving.directory.committed_steps()
+        assert committed[0] == step
+        # The undisturbed run is the first to say.
+        assert saving.latest.kept == kept.setdefault(step, saving.latest.kept)
+        assert set(saving.latest.kept) <= set(committed)
+
+    def steps(path):
+        directory = RunDirectory(path)
+        return [step for step in directory.committed_steps() if not Manifest.load(directory, step).transient]
+
+    with tempfile.TemporaryDirectory() as folder, without_tensors():
+        undisturbed, disturbed = Path(folder) / "undisturbed", Path(folder) / "disturbed"
+        kept = {}
+        assert attempt(undisturbed, FailingSwift(), None)
+        foreign = disturbed / "checkpoints" / "step-0000000010" / "notes.txt"
+        for disturbance in [*disturbances, None]:
+            had = steps(disturbed) if disturbed.exists() else []
+            done = attempt(disturbed, FailingSwift(), disturbance)
+            # Once there is a checkpoint there always is one.
+            assert not had or steps(disturbed)[0] >= had[0]
+            if foreign.parent.exists():
+                foreign.write_text("mine")
+        assert done
+        assert steps(disturbed) == steps(undisturbed)
+        assert not foreign.parent.exists() or foreign.read_text() == "mine"
+
+
+class Ended(Exception):
+    """The process ends here; what it was saving is written or not."""
+
+
+class FailingSwift(Swift):
+    """Refuses everything from one operation on, as a disk that is full."""
+
+    def __init__(self):
+        self.done = []
+        self.fail_at = None
+
+    def _note(self, path):
+        self.done.append(path)
+        if self.fail_at is not None and len(self.done) > self.fail_at:
+            raise Unwritable("no space left")
+
+    def write(self, path, data):
+        self._note(path)
+        super().write(path, data)
+
+    def rename(self, source, target):
+        self._note(target)
+        super().rename(source, target)
+
+    def remove(self, path):
+        self._note(path)
+        super().remove(path)
+
+    def sync_directory(self, path):
+        self._note(path)
+
+
 def test_checkpoints_of_earlier_attempts_are_pruned_too(path):
     for step in (10, 20, 30):
         Loop(path, keep_last=2).resume().save(step)
@@ -262,25 +520,31 @@ def test_keeping_no_checkpoint_is_refused(path):
         Loop(path, keep_last=0)
 
 
+@pytest.mark.filterwarnings("ignore:the folder of step 10 .*:UserWarning")
 def test_files_that_are_not_ours_outlive_their_checkpoint(path):
     loop = Loop(path, keep_last=1).resume()
     loop.save(10)
     notes = Path(loop.directory.checkpoint(10)) / "notes.txt"
     other = Path(loop.directory.checkpoints) / "ckpt-1.index"
-    unfinished = Path(loop.directory.checkpoint(30)) / "notes.txt"
-    unfinished.parent.mkdir()
-    for file in (notes, other, unfinished):
+    unmarked = [Path(loop.directory.checkpoint(30)) / name for name in ("notes.txt", "state.index")]
+    unmarked[0].parent.mkdir()
+    for file in (notes, other, *unmarked):
         file.write_text("mine")
-    (unfinished.parent / "state.index").touch()
     loop.save(20)
-    assert Loop(path, keep_last=1).resume().step == 20
-    assert [file.read_text() for file in (notes, other, unfinished)] == ["mine"] * 3
+    with pytest.warns(UserWarning, match="step 30 has no manifest and is not ours"):
+        assert Loop(path, keep_last=1).resume().step == 20
+    assert [file.read_text() for file in (notes, other, *unmarked)] == ["mine"] * 4
     assert [file.name for file in notes.parent.iterdir()] == ["notes.txt"]
-    assert [file.name for file in unfinished.parent.iterdir()] == ["notes.txt"]
-    # A step whose folder is there already can still be saved.
-    resumed = Loop(path, keep_last=1).resume()
+    # A step whose folder is there already can still be saved: what was in it is moved.
+    with pytest.warns(UserWarning, match="step 30"):
+        resumed = Loop(path, keep_last=1, journal=True).resume()
     resumed.save(30)
-    assert Loop(path).resume().weights() == [30.0]
+    moved = Path(f"{loop.directory.checkpoint(30)}.foreign")
+    assert {file.name: file.read_text() for file in moved.iterdir()} == {"notes.txt": "mine", "state.index": "mine"}
+    (said,) = (entry["reason"] for entry in read_journal(loop.directory) if entry["event"] == "quarantine")
+    assert str(moved) in said
+    with pytest.warns(UserWarning, match="step 10"):
+        assert Loop(path).resume().weights() == [30.0]
 
 
 # What a resume finds.
@@ -311,7 +575,8 @@ def test_checkpoint_without_a_manifest_is_invisible_and_removed(path):
     loop = Loop(path).resume()
     loop.save(10)
     loop.save(20)
-    Path(loop.directory.manifest(20)).unlink()
+    # As a kill in the middle of a save, or of a deletion, leaves it.
+    Path(loop.directory.manifest(20)).rename(loop.directory.unfinished(20))
     resumed = Loop(path, journal=True)
     assert resumed.store.resume().step == 10
     assert resumed.weights() == [10.0]
@@ -537,6 +802,303 @@ def test_every_interrupted_save_leaves_a_checkpoint_that_agrees_with_the_log(
         assert resumed.steps()[-1] == 50
     assert found == {30, 40}
     assert moments > 15
+
+
+# Training goes on meanwhile.
+
+
+@pytest.fixture
+def gate(watched_files):
+    """Makes files that hold the thread that comes to one operation, until they let it go."""
+
+    class Gate(watched_files):
+        def __init__(self, name, path, **options):
+            super().__init__(**options)
+            self._held = (name, path)
+            self.reached, self.go = threading.Event(), threading.Event()
+            gates.append(self)
+
+        def _fails(self, name, path):
+            if (name, path) == self._held:
+                self.reached.set()
+                assert self.go.wait(SECONDS_AT_MOST)
+            return super()._fails(name, path)
+
+    gates = []
+    yield Gate
+    for opened in gates:
+        opened.go.set()
+
+
+def test_what_training_does_during_a_save_does_not_get_into_it(path, gate):
+    files = gate("write", RunDirectory(path).unfinished(10))
+    loop = Loop(path, files=files, async_save=True).resume()
+    with loop.store:
+        loop.save(10)
+        assert files.reached.wait(SECONDS_AT_MOST)
+        loop.model.kernel.assign_add(tf.ones([3, 2]))
+        loop.model.bias.scatter_nd_update([[0]], [99.0])
+        loop.train(20).log.close(loop.progress)
+        loop.store.poll()
+        assert loop.store.busy
+        assert loop.store.has(10)
+        assert loop.store.latest is None
+        assert loop.steps() == []
+        files.go.set()
+        loop.store.drain()
+        assert not loop.store.busy
+        assert loop.store.latest == Manifest.load(loop.directory, 10)
+    resumed = Loop(path).resume()
+    assert (resumed.step, resumed.weights()) == (10, [10.0])
+    assert [record.step for record in read_records(resumed.directory)] == [10]
+
+
+def test_save_that_comes_due_during_another_waits_for_it_and_says_how_long(path, gate, monkeypatch):
+    files = gate("write", RunDirectory(path).unfinished(10))
+    loop = Loop(path, files=files, journal=True, async_save=True).resume()
+    waited = []
+
+    def wait(jobs):
+        # Whoever waits comes here; only then the save before may go on.
+        waited.append(loop.step)
+        files.go.set()
+        return real_wait(jobs)
+
+    real_wait = concurrent.futures.wait
+    with loop.store:
+        loop.save(10)
+        assert files.reached.wait(SECONDS_AT_MOST)
+        loop.train(20).log.close(loop.progress)
+        monkeypatch.setattr(concurrent.futures, "wait", wait)
+        loop.store.save(loop.progress, reasons=("interval",))
+        assert waited == [20]
+    first, second = (entry for entry in read_journal(loop.directory) if entry["event"] == "save")
+    assert (first["step"], second["step"], second["wait_s"] > 0) == (10, 20, True)
+    assert second["stall_s"] == pytest.approx(second["wait_s"] + second["snapshot_s"], abs=2e-6)
+    committed = files.done.index(("rename", loop.directory.manifest(10)))
+    assert committed < files.done.index(("write", loop.directory.unfinished(20)))
+    assert Loop(path).resume().weights() == [20.0]
+
+
+def test_commits_are_told_to_the_callers_thread_once_each(path, gate, async_save):
+    told = []
+    loop = Loop(
+        path, async_save=async_save, on_commit=lambda saved: told.append((saved.step, threading.get_ident()))
+    ).resume()
+    with loop.store:
+        for step in (10, 20, 30):
+            loop.save(step)
+    assert told == [(step, threading.get_ident()) for step in (10, 20, 30)]
+
+
+def test_every_refusal_of_the_disk_during_a_save_is_raised_by_the_next_call(path, tmp_path, tree, watched_files):
+    """At each operation that the writer does, reading or writing: none is lost, and nor is the checkpoint before."""
+
+    def save(loop):
+        loop.train(21)
+        loop.store.save(loop.progress, reasons=("interval",))
+
+    calls = [lambda loop: finish(loop.store), save, lambda loop: loop.store.drain(), lambda loop: loop.store.close()]
+    Loop(path, keep_last=1).resume().save(10)
+    before = tree(path / "checkpoints" / "step-0000000010")
+    moments, found = 0, set()
+    while True:
+        copy = tmp_path / f"refused-{moments}"
+        shutil.copytree(path, copy)
+        files = watched_files(error=lambda: OSError(errno.EIO, "Input/output error"), reads=True)
+        loop = Loop(copy, files=files, keep_last=1, journal=True, async_save=True).resume()
+        loop.train(20).log.close(loop.progress)
+        loop.store.prepare()
+        files.fail_at = len(files.done) + moments
+        try:
+            loop.store.save(loop.progress, reasons=("interval",))
+            calls[moments % len(calls)](loop)
+            loop.store.close()
+        except Unwritable as error:
+            refusal = error
+        else:
+            break
+        finally:
+            with contextlib.suppress(Unwritable):
+                loop.store.close()
+        assert refusal.exit_code == 74
+        assert "\n" not in str(refusal)
+        moments += 1
+        resumed = Loop(copy, keep_last=1).resume()
+        assert resumed.weights() == [float(resumed.step)]
+        found.add(resumed.step)
+        if resumed.step == 10:
+            assert tree(copy / "checkpoints" / "step-0000000010") == before
+    assert {10, 20} <= found
+    assert moments > 30
+
+
+def test_failure_of_a_save_is_not_lost_behind_another_error(path, gate):
+    files = gate("write", RunDirectory(path).unfinished(10), error=lambda: Unwritable("no space left"))
+    loop = Loop(path, files=files, async_save=True).resume()
+    with pytest.warns(UserWarning, match=r"lost as well: no space left"):
+        end_with_an_error(loop, files, fail=True)
+    assert loop.steps() == []
+
+
+def end_with_an_error(loop, files, *, fail=False):
+    """Saves, and ends with an error of the loop's own while the writer is held; with `fail` where it is held."""
+
+    def body():
+        with loop.store:
+            loop.save(10)
+            assert files.reached.wait(SECONDS_AT_MOST)
+            files.fail_at = len(files.done) if fail else None
+            files.go.set()
+            raise RuntimeError("the first")
+
+    with pytest.raises(RuntimeError, match="the first"):
+        body()
+
+
+def test_save_under_way_is_finished_when_the_loop_ends_with_an_error(path, gate):
+    files = gate("write", RunDirectory(path).unfinished(10))
+    loop = Loop(path, files=files, async_save=True).resume()
+    end_with_an_error(loop, files)
+    assert loop.store.latest.step == 10
+    assert Loop(path).resume().weights() == [10.0]
+
+
+def test_closed_store_leaves_no_thread(path):
+    before = threading.active_count()
+    loop = Loop(path, async_save=True).resume()
+    with loop.store:
+        loop.save(10)
+        assert threading.active_count() == before + 1
+    assert threading.active_count() == before
+
+
+def test_what_cannot_be_copied_is_saved_in_place_and_that_is_said_once(path):
+    iterator = iter(tf.data.Dataset.range(9))
+    next(iterator)
+    loop = Loop(path, parts={"iterator": iterator}, async_save=True).resume()
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        with loop.store:
+            for step in (10, 20):
+                loop.save(step)
+                assert not loop.store.busy
+                assert loop.store.latest.step == step
+                next(iterator)
+    (warning,) = said
+    assert re.search(r"saved in place, and training waits.*OwnedIterator", str(warning.message))
+    fresh = iter(tf.data.Dataset.range(9))
+    assert Loop(path, parts={"iterator": fresh}).resume().weights() == [20.0]
+    assert next(fresh).numpy() == 2
+
+
+def test_why_a_store_saves_in_place_is_told_to_whoever_prepares_it(path):
+    assert Loop(path, async_save=True).store.prepare() is None
+    assert Loop(path).store.prepare() is None
+    iterator = iter(tf.data.Dataset.range(9))
+    store = Loop(path, parts={"iterator": iterator}, async_save=True).store
+    assert "saved in place" in store.prepare()
+    assert store.prepare() is None
+
+
+def test_variable_that_comes_after_the_first_save_is_refused_and_nothing_committed(path):
+    loop = Loop(path, async_save=True).resume()
+    with loop.store:
+        loop.save(10)
+        loop.store.drain()
+        loop.model.late = tf.Variable(1.0, name="late")
+        loop.save(20)
+        with pytest.raises(ConfigError, match=r"late.*async_save=false"):
+            loop.store.drain()
+    assert loop.steps() == [10]
+
+
+# Reading back.
+
+
+@pytest.fixture
+def corrupt(monkeypatch):
+    """Makes a disk on which each file of tensors that is written from now on is not what was written."""
+
+    def write(checkpoint, prefix, **options):
+        real_write(checkpoint, prefix, **options)
+        flip(Path(f"{prefix}.data-00000-of-00001"), 2)
+
+    real_write = tensors.write
+    return lambda: monkeypatch.setattr(tensors, "write", write)
+
+
+@pytest.mark.parametrize(("verify_saves", "last"), [("all", False), ("all", True), ("last", True)])
+def test_save_that_is_to_be_read_back_is_not_committed_when_it_does_not(
+    path, tree, corrupt, async_save, verify_saves, last
+):
+    loop = Loop(path, keep_last=1, verify_saves=verify_saves, async_save=async_save).resume()
+    loop.save(10)
+    loop.store.drain()
+    before = tree(loop.directory.checkpoint(10))
+    corrupt()
+    loop.train(20)
+    with pytest.raises(Unwritable, match="checkpoint 20 was written but does not read back") as refused:
+        loop.attempt(last=last)
+    assert refused.value.exit_code == 74
+    assert loop.directory.step_folders() == [10]
+    assert tree(loop.directory.checkpoint(10)) == before
+    loop.store.close()
+    assert Loop(path).resume().weights() == [10.0]
+
+
+def test_last_save_is_read_back_when_the_store_is_drained_and_the_one_resumed_from_is_still_there(
+    path, corrupt, async_save
+):
+    Loop(path).resume().save(10)
+    loop = Loop(path, keep_last=1, async_save=async_save).resume()
+    loop.save(20)
+    loop.store.poll()
+    corrupt()
+    loop.save(30)
+    for call in (loop.store.drain, loop.store.close):
+        with pytest.raises(Unwritable, match="checkpoint 30 was written but does not read back"):
+            call()
+    assert loop.steps() == [10, 30]
+    assert Loop(path).resume().weights() == [10.0]
+
+
+def test_store_that_is_to_read_nothing_back_reads_nothing_back(path, corrupt, async_save):
+    loop = Loop(path, verify_saves="never", async_save=async_save).resume()
+    loop.save(10)
+    loop.store.drain()
+    corrupt()
+    loop.save(20, last=True)
+    loop.store.close()
+    assert loop.steps() == [10, 20]
+    assert Loop(path).resume().weights() == [10.0]
+
+
+@pytest.mark.parametrize(
+    ("verify_saves", "last", "expected"),
+    [
+        ("last", True, [30]),
+        ("last", False, [30]),
+        ("all", False, [10, 20, 30]),
+        ("all", True, [10, 20, 30]),
+        ("never", True, []),
+    ],
+)
+def test_no_checkpoint_is_read_back_twice(path, monkeypatch, async_save, verify_saves, last, expected):
+    read = []
+    monkeypatch.setattr(tensors, "read_back", lambda prefix, *, step: read.append(step))
+    loop = Loop(path, verify_saves=verify_saves, async_save=async_save).resume()
+    with loop.store:
+        for step in (10, 20):
+            loop.save(step)
+        loop.save(30, last=last)
+        loop.store.drain()
+    assert read == expected
+
+
+def test_unknown_way_to_read_back_is_refused(path):
+    with pytest.raises(ConfigError, match=r"verify_saves=some.*last, all, never"):
+        Loop(path, verify_saves="some")
 
 
 # Without this package.

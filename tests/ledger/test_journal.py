@@ -89,6 +89,14 @@ def test_attempts_go_on_after_a_very_long_journal(tmp_path: pathlib.Path) -> Non
     assert journal_in(tmp_path).attempt == 8
 
 
+def test_lines_between_attempts_can_bear_the_number_of_the_last_one(tmp_path: pathlib.Path) -> None:
+    journal_in(tmp_path).write("start")
+    directory = RunDirectory(tmp_path)
+    Journal(directory, attempt=last_attempt(directory)).write("rewind", step=7)
+    assert [entry["attempt"] for entry in read_journal(directory)] == [1, 1]
+    assert journal_in(tmp_path).attempt == 2
+
+
 @pytest.mark.parametrize("line", [b"[]", b"7", b"null", b"{}", b'{"attempt":"two"}', b'"text"'])
 def test_lines_that_are_no_entries_are_passed_over(tmp_path: pathlib.Path, line: bytes) -> None:
     (tmp_path / "journal.jsonl").write_bytes(line + b"\n")

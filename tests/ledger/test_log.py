@@ -8,6 +8,7 @@ import itertools
 import json
 import pathlib
 import tempfile
+import threading
 
 import numpy as np
 import pytest
@@ -21,6 +22,8 @@ from trainer.ledger.manifest import LogPosition, Manifest, StateFile, eval_relat
 from trainer.ledger.record import Record
 from trainer.storage.files import Files
 from trainer.timeline.cadence import Progress
+
+SECONDS_AT_MOST = 60
 
 RECORDS = [
     record
@@ -129,6 +132,54 @@ def test_records_and_the_name_of_the_log_are_made_durable_once(tmp_path: pathlib
     ]
 
 
+def test_records_that_come_while_another_thread_syncs_are_not_taken_for_durable(tmp_path: pathlib.Path) -> None:
+    class Slow(Files):
+        def sync(self, path: str) -> None:
+            super().sync(path)
+            reached.set()
+            assert go.wait(SECONDS_AT_MOST)
+
+    reached, go = threading.Event(), threading.Event()
+    log = MetricLog(RunDirectory(tmp_path, Slow()))
+    log.append(RECORDS[:2])
+    assert log.durable == 0
+    other = threading.Thread(target=log.sync)
+    other.start()
+    assert reached.wait(SECONDS_AT_MOST)
+    log.append(RECORDS[2:5])
+    assert log.durable == 0
+    go.set()
+    other.join()
+    assert log.durable == 2
+    log.sync()
+    assert log.durable == log.position.records == 5
+
+
+def test_what_a_checkpoint_vouches_for_is_durable_already(tmp_path: pathlib.Path) -> None:
+    killed = MetricLog(tmp_path)
+    killed.append(RECORDS[:4])
+    manifest = vouch(killed, 14)
+    log = MetricLog(tmp_path)
+    log.verify(manifest)
+    assert log.durable == 4
+    log.append(RECORDS[4:5])
+    assert log.durable == 4
+
+
+def test_to_verify_touches_nothing(tmp_path: pathlib.Path) -> None:
+    killed = MetricLog(tmp_path)
+    killed.append(RECORDS[:4])
+    manifest = vouch(killed, 14)
+    killed.append(RECORDS[4:7])
+    files = RecordingFiles()
+    log = MetricLog(RunDirectory(tmp_path, files))
+    for vouched in (manifest, None):
+        log.verify(vouched)
+        assert log.position.records == (vouched.log.records if vouched else 0)
+    assert files.done == []
+    assert written(tmp_path) == b"".join(LINES[:7])
+
+
 @given(st.data())
 @settings(max_examples=60, deadline=None)
 def test_a_resume_cuts_what_is_later_and_goes_on_with_the_same_bytes(data: st.DataObject) -> None:
@@ -145,7 +196,8 @@ def test_a_resume_cuts_what_is_later_and_goes_on_with_the_same_bytes(data: st.Da
 
         log = MetricLog(run_dir)
         later = b"".join(LINES[vouched:logged]) + torn
-        assert log.resume(manifest, f"{run_dir}/orphans/attempt-0002").bytes == len(later)
+        log.verify(manifest)
+        assert log.cut(f"{run_dir}/orphans/attempt-0002").bytes == len(later)
         assert log.position == manifest.log
         assert written(run_dir) == b"".join(LINES[:vouched])
         orphans = pathlib.Path(run_dir, "orphans", "attempt-0002", "metrics.jsonl")
@@ -161,7 +213,8 @@ def test_a_resume_cuts_what_is_later_and_goes_on_with_the_same_bytes(data: st.Da
 def test_without_a_checkpoint_everything_goes_to_the_orphans(tmp_path: pathlib.Path) -> None:
     MetricLog(tmp_path).append(RECORDS[:3])
     log = MetricLog(tmp_path)
-    assert log.resume(None, str(tmp_path / "orphans")).bytes == len(b"".join(LINES[:3]))
+    log.verify(None)
+    assert log.cut(str(tmp_path / "orphans")).bytes == len(b"".join(LINES[:3]))
     assert (tmp_path / "orphans" / "metrics.jsonl").read_bytes() == b"".join(LINES[:3])
     log.append(RECORDS)
     assert written(tmp_path) == b"".join(LINES)
@@ -170,7 +223,8 @@ def test_without_a_checkpoint_everything_goes_to_the_orphans(tmp_path: pathlib.P
 
 def test_a_first_start_finds_nothing_to_cut(tmp_path: pathlib.Path) -> None:
     log = MetricLog(tmp_path / "run")
-    assert log.resume(None, str(tmp_path / "run" / "orphans")).bytes == 0
+    log.verify(None)
+    assert log.cut(str(tmp_path / "run" / "orphans")).bytes == 0
     assert not (tmp_path / "run").exists()
 
 
@@ -179,18 +233,22 @@ def test_records_are_copied_before_they_are_cut(tmp_path: pathlib.Path) -> None:
     killed.append(RECORDS[:4])
     manifest = vouch(killed, 14)
     killed.append(RECORDS[4:6])
+    log = MetricLog(RunDirectory(tmp_path, RecordingFiles(refused="truncate")))
+    log.verify(manifest)
     with pytest.raises(KeyboardInterrupt):
-        MetricLog(RunDirectory(tmp_path, RecordingFiles(refused="truncate"))).resume(manifest, str(tmp_path / "first"))
+        log.cut(str(tmp_path / "first"))
     assert written(tmp_path) == b"".join(LINES[:6])
     assert (tmp_path / "first" / "metrics.jsonl").read_bytes() == b"".join(LINES[4:6])
-    assert MetricLog(tmp_path).resume(manifest, str(tmp_path / "second")).bytes == len(b"".join(LINES[4:6]))
+    again = MetricLog(tmp_path)
+    again.verify(manifest)
+    assert again.cut(str(tmp_path / "second")).bytes == len(b"".join(LINES[4:6]))
     assert written(tmp_path) == b"".join(LINES[:4])
 
 
 def assert_refused(run_dir: pathlib.Path, manifest: Manifest, names: str) -> None:
     before = written(run_dir)
     with pytest.raises(Unusable, match=names) as caught:
-        MetricLog(run_dir).resume(manifest, str(run_dir / "orphans"))
+        MetricLog(run_dir).verify(manifest)
     assert caught.value.exit_code == EXIT_UNUSABLE == 66
     assert "metrics.jsonl" in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -284,13 +342,14 @@ def test_a_log_that_is_gone_is_refused(tmp_path: pathlib.Path) -> None:
     manifest = vouch(log, 14)
     (tmp_path / "metrics.jsonl").unlink()
     with pytest.raises(Unusable):
-        MetricLog(tmp_path).resume(manifest, str(tmp_path / "orphans"))
+        MetricLog(tmp_path).verify(manifest)
 
 
 def test_a_manifest_may_vouch_for_an_empty_log(tmp_path: pathlib.Path) -> None:
     manifest = vouch(MetricLog(tmp_path), 3)
     log = MetricLog(tmp_path)
-    assert log.resume(manifest, str(tmp_path / "orphans")).bytes == 0
+    log.verify(manifest)
+    assert log.cut(str(tmp_path / "orphans")).bytes == 0
     log.append(RECORDS)
     assert written(tmp_path) == b"".join(LINES)
 
@@ -300,7 +359,8 @@ def test_after_a_resume_checkpoints_still_know_the_newest_records(tmp_path: path
     killed.append([*RECORDS[:4], Record("eval", 7, 28, None, {"loss": 0.5}, split="test", weights="raw")])
     vouched = vouch(killed, 16)
     log = MetricLog(tmp_path)
-    log.resume(vouched, str(tmp_path / "orphans"))
+    log.verify(vouched)
+    log.cut(str(tmp_path / "orphans"))
     assert train_relation(log.last_train, 20) == train_relation(killed.last_train, 20)
     assert eval_relation(log.last_evaluations, 20) == eval_relation(killed.last_evaluations, 20)
 
@@ -324,7 +384,8 @@ def test_a_loop_of_ones_own_goes_on_with_the_same_bytes(saved: int, further: int
         manifest = vouch(killed, saved)
         train(killed, saved, min(30, saved + further))
         log = MetricLog(run_dir, epoch_examples=100)
-        log.resume(manifest, f"{run_dir}/orphans")
+        log.verify(manifest)
+        log.cut(f"{run_dir}/orphans")
         train(log, saved, 30)
         assert written(run_dir) == written(whole)
         windows = [record.window for record in read_records(RunDirectory(run_dir))]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -111,3 +112,59 @@ def test_lock_holds_after_somebody_deleted_its_file(path, holder):
     os.remove(path)
     with pytest.raises(InUse), locked(path):
         pytest.fail("two processes hold the lock")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    return folder
+
+
+def test_lock_is_good_while_the_folder_is_there_whatever_happens_in_it(folder):
+    with locked(str(folder / "lock")) as lock:
+        lock.check()
+        (folder / "metrics.jsonl").touch()
+        os.remove(folder / "lock")
+        os.chmod(folder, 0o755)
+        lock.check()
+
+
+def remove(folder):
+    shutil.rmtree(folder)
+
+
+def replace(folder):
+    folder.rename(folder.with_name("moved"))
+    folder.mkdir()
+
+
+def replace_with_its_copy(folder):
+    shutil.copytree(folder, folder.with_name("copy"))
+    remove(folder)
+    folder.with_name("copy").rename(folder)
+
+
+def replace_with_a_file(folder):
+    remove(folder)
+    folder.touch()
+
+
+@pytest.mark.parametrize("change", [remove, replace, replace_with_its_copy, replace_with_a_file])
+def test_folder_that_is_another_one_than_was_locked_is_not_written_to_any_more(folder, change):
+    with locked(str(folder / "lock")) as lock:
+        change(folder)
+        with pytest.raises(Unwritable, match="was removed or replaced") as refused:
+            lock.check()
+        assert refused.value.exit_code == 74
+        assert str(folder) in str(refused.value)
+        assert "\n" not in str(refused.value)
+
+
+def test_folder_that_is_moved_away_and_back_is_the_same(folder):
+    with locked(str(folder / "lock")) as lock:
+        folder.rename(folder.with_name("moved"))
+        with pytest.raises(Unwritable):
+            lock.check()
+        folder.with_name("moved").rename(folder)
+        lock.check()

@@ -13,7 +13,7 @@ import pytest
 import tensorflow as tf
 
 import trainer
-from trainer.checkpoint.store import CheckpointStore
+from trainer.checkpoint.saver import Save, Saved, Saver
 from trainer.ledger.directory import RunDirectory
 from trainer.ledger.manifest import Manifest
 from trainer.run.program import Program, Row
@@ -175,11 +175,13 @@ def manifests(tmp_path: pathlib.Path) -> Callable[..., dict[int, Manifest]]:
 def commits(monkeypatch: pytest.MonkeyPatch) -> list[Manifest]:
     """Every manifest that is committed while the test runs, in order, whether or not its checkpoint is kept."""
     seen: list[Manifest] = []
-    save = CheckpointStore.save
+    write = Saver.write
 
-    def noted(store: CheckpointStore, *arguments: Any, **options: Any) -> Manifest:
-        seen.append(save(store, *arguments, **options))
-        return seen[-1]
+    def noted(saver: Saver, save: Save) -> Saved:
+        saved = write(saver, save)
+        if save.source is not None:
+            seen.append(saved.manifest)
+        return saved
 
-    monkeypatch.setattr(CheckpointStore, "save", noted)
+    monkeypatch.setattr(Saver, "write", noted)
     return seen

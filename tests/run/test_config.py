@@ -24,6 +24,10 @@ DEFAULTS = {
     "clock_in_log": False,
     "keep_last": 3,
     "keep_best": 1,
+    "keep_every": "never",
+    "async_save": True,
+    "verify_saves": "last",
+    "max_shard": None,
     "monitor": None,
     "mode": "auto",
     "resume": "auto",
@@ -62,8 +66,9 @@ def test_what_the_user_gives_wins_over_what_the_experiment_suggests_and_that_ove
 
 
 def test_a_bare_number_of_steps_is_welcome_in_a_library_call() -> None:
-    config = make_config({"train_for": 1000, "log_every": 10, "save_every": 50, "eval_every": 20}, {})
-    assert (config.train_for, config.log_every, config.save_every, config.eval_every) == ("1000", "10", "50", "20")
+    given = {"train_for": 1000, "log_every": 10, "save_every": 50, "eval_every": 20, "keep_every": 500}
+    config = make_config(given, {})
+    assert {name: getattr(config, name) for name in given} == {name: str(steps) for name, steps in given.items()}
 
 
 @pytest.mark.parametrize(
@@ -80,6 +85,10 @@ def test_a_bare_number_of_steps_is_welcome_in_a_library_call() -> None:
         ({"keep_last": 0}, {}, r"keep_last=0.*1 or more"),
         ({"keep_best": -1}, {}, r"keep_best=-1"),
         ({"threads": -2}, {}, r"threads=-2"),
+        ({"verify_saves": "some"}, {}, r"verify_saves=some.*last, all, never"),
+        ({"keep_every": "10stepz"}, {}, r"keep_every.*10stepz"),
+        ({"max_shard": "big"}, {}, r"max_shard.*'big'.*2GB"),
+        ({"max_shard": "0MB"}, {}, r"max_shard.*'0MB'"),
         ({"log_every": "10stepz"}, {}, r"log_every.*10stepz.*100steps"),
         ({"train_for": "ten steps"}, {}, r"train_for.*ten steps"),
         ({"save_every": "-5steps"}, {}, r"save_every.*-5steps"),
@@ -101,14 +110,22 @@ def test_what_cannot_be_is_refused_in_one_line_that_says_what_was_given_and_what
 
 
 @pytest.mark.parametrize(
-    "options", [{"keep_last": "three"}, {"threads": None}, {"eval_at_start": "perhaps"}, {"seed": "lucky"}]
+    "options",
+    [
+        {"keep_last": "three"},
+        {"threads": None},
+        {"eval_at_start": "perhaps"},
+        {"async_save": "perhaps"},
+        {"max_shard": 2000},
+        {"seed": "lucky"},
+    ],
 )
 def test_a_value_of_another_type_is_refused_as_what_it_is(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(options))):
         make_config(options, {})
 
 
-@pytest.mark.parametrize("name", ["log_every", "eval_every", "save_every"])
+@pytest.mark.parametrize("name", ["log_every", "eval_every", "save_every", "keep_every"])
 def test_a_cadence_of_nothing_is_refused_because_never_is_a_word(name: str) -> None:
     with pytest.raises(ConfigError, match=name):
         make_config({name: ""}, {})
@@ -118,6 +135,11 @@ def test_the_steps_of_a_profile_are_a_range() -> None:
     assert make_config({"profile": "100..120steps"}, {}).profile_steps() == (100, 120)
     assert make_config({"profile": "0..3"}, {}).profile_steps() == (0, 3)
     assert make_config({}, {}).profile_steps() is None
+
+
+def test_the_size_of_a_data_file_is_told_in_bytes() -> None:
+    assert make_config({}, {}).max_shard_bytes() is None
+    assert make_config({"max_shard": "2GB"}, {}).max_shard_bytes() == 2_000_000_000
 
 
 def test_the_tick_is_told_in_seconds() -> None:

@@ -52,10 +52,10 @@ class Truth:
         self.closes: Closes = []
         self.events: Events = {}
         step, owed, target = 0, False, setup.cadences["train_for"]
-        while not any(self._position(step, unit) >= number for number, unit in target):
+        while not any(self.position(step, unit) >= number for number, unit in target):
             step += 1
             self.examples.append(self.examples[-1] + self._batch(self.examples[-1]))
-            end = any(self._position(step, unit) >= number for number, unit in target)
+            end = any(self.position(step, unit) >= number for number, unit in target)
             log, save = self._fires("log_every", step), self._fires("save_every", step)
             evaluate = self._fires("eval_every", step) or (end and bool(setup.cadences["eval_every"]))
             if setup.reconcile == ALIGN:
@@ -73,10 +73,10 @@ class Truth:
         left = length - examples % length
         return self._setup.batch_size if self._setup.last == "wrap" else min(self._setup.batch_size, left)
 
-    def _position(self, step: int, unit: str) -> Fraction:
+    def position(self, step: int, unit: str) -> Fraction:
         if unit == "run":
             ((number, unit),) = self._setup.cadences["train_for"]
-            return self._position(step, unit) / number
+            return self.position(step, unit) / number
         if unit == "epochs":
             return Fraction(self.examples[step], self._setup.epoch_examples)
         return Fraction(step if unit == "steps" else self.examples[step])
@@ -84,7 +84,7 @@ class Truth:
     def _fires(self, flag: str, step: int) -> bool:
         """Whether this step is the first to reach a multiple of one of the durations."""
         return any(
-            math.floor(self._position(step, unit) / number) > math.floor(self._position(step - 1, unit) / number)
+            math.floor(self.position(step, unit) / number) > math.floor(self.position(step - 1, unit) / number)
             for number, unit in self._setup.cadences[flag]
         )
 
@@ -498,8 +498,79 @@ def test_epochs_are_examples_over_epoch_examples() -> None:
 
 
 @pytest.mark.parametrize(
+    ("keep_every", "saves", "kept"),
+    [
+        ("never", [50, 100], []),
+        ("100steps", [50, 100, 150, 200], [100, 200]),
+        # The first at or after a point, however much later; one for all the points that were passed.
+        ("100steps", [90, 110, 190, 260, 590, 601], [110, 260, 590, 601]),
+        ("100steps", [99, 199, 200, 201], [199, 200]),
+        # Anchored at 0, and step 0 is no point.
+        ("100steps", [0, 1, 99], []),
+        (100, [100, 101], [100]),
+        ("100steps,70steps", [69, 70, 100, 139, 140, 200], [70, 100, 140, 200]),
+        ("2.5steps", [1, 2, 3, 4, 5, 6, 7, 8], [3, 5, 8]),
+        ("1/4run", [100, 250, 400, 999, 1000], [250, 999, 1000]),
+        ("320examples", [9, 10, 19, 21], [10, 21]),
+        ("2epochs", [20, 62, 63, 124, 126], [63, 126]),
+    ],
+)
+def test_the_first_checkpoint_at_or_after_each_point_of_keep_every_stays_for_good(
+    keep_every: str | int, saves: list[int], kept: list[int]
+) -> None:
+    schedule = Schedule(
+        train_for="1000steps", save_every="never", keep_every=keep_every, batch_size=32, data_examples=1000
+    )
+    assert kept_for_good(schedule, saves) == kept
+
+
+def kept_for_good(schedule: Schedule, saves: Iterable[int]) -> list[int]:
+    before, kept = Progress(), []
+    for step in saves:
+        now = schedule.progress(before, step)
+        if schedule.keeps_for_good(before, now):
+            kept.append(step)
+        before = now
+    return kept
+
+
+@given(setups(), st.data())
+@settings(max_examples=60, deadline=None)
+def test_each_point_of_keep_every_has_its_checkpoint_and_none_other_stays(setup: Setup, data: st.DataObject) -> None:
+    truth = Truth(setup)
+    units = ["steps", "examples", "epochs", *(["run"] if len(setup.cadences["train_for"]) == 1 else [])]
+    periods = st.lists(st.tuples(fractions(Fraction(1, 3), 50), st.sampled_from(units)), max_size=2)
+    keep = tuple(data.draw(periods))
+    saves = sorted(data.draw(st.sets(st.integers(1, truth.last))))
+    expected = set()
+    for number, unit in keep:
+        for save in saves:
+            # A point that this one has reached, and the one before it has not.
+            earlier = [other for other in saves if other < save]
+            since = truth.position(earlier[-1], unit) if earlier else Fraction(0)
+            if math.floor(truth.position(save, unit) / number) * number > since:
+                expected.add(save)
+    assert kept_for_good(setup.schedule(keep_every=text_of(keep)), saves) == sorted(expected)
+
+
+def test_the_clock_has_no_say_in_what_stays_for_good() -> None:
+    schedule = Schedule(train_for=100, save_every="1s", keep_every="50steps")
+    assert not schedule.keeps_for_good(Progress(10, 10, 5.0), Progress(49, 49, 9000.0))
+    assert schedule.keeps_for_good(Progress(49, 49, 9000.0), Progress(50, 50, 9000.0))
+
+
+def test_what_stays_for_good_makes_no_boundary() -> None:
+    assert walk_boundaries(Schedule(train_for=100, save_every=30, keep_every=7)) == [30, 60, 90, 100]
+
+
+@pytest.mark.parametrize(
     ("arguments", "names"),
     [
+        ({"keep_every": "10m"}, ["keep_every=600s", "clock"]),
+        ({"keep_every": "1epoch,2h"}, ["keep_every=1epoch,7200s", "steps, examples or epochs"]),
+        ({"keep_every": "often"}, ["'often'"]),
+        ({"train_for": "1h", "keep_every": "1/2run"}, ["keep_every=0.5run", "train_for"]),
+        ({"data_examples": None, "save_every": "never", "keep_every": "1epoch"}, ["keep_every=1epoch"]),
         ({"log_every": "10s"}, ["log_every=10s", "clock_in_log"]),
         ({"eval_every": "1epoch,2h"}, ["eval_every=1epoch,7200s", "clock_in_log"]),
         ({"reconcile": ALIGN, "log_every": "never"}, ["align", "log_every=never"]),

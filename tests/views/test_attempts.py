@@ -45,6 +45,12 @@ class Run:
     def stop(self, seconds: float, step: int, reason: str = "target reached", code: int = 0) -> None:
         self.event(seconds, "stop", reason=reason, exit_code=code, step=step, saved=True)
 
+    def rewind(self, seconds: float, step: int, orphans: str | None = None) -> None:
+        """Noted as the command does, by its intent and its end."""
+        orphans = orphans or f"orphans/attempt-{self.attempt:04d}-rewind"
+        for done in (False, True):
+            self.event(seconds, "rewind", step=step, orphans=orphans, done=done)
+
     def records(self, *steps: int, path: str = "metrics.jsonl") -> None:
         file = self.path / path
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -220,6 +226,49 @@ def test_the_host_of_each_attempt_is_known(run: Run) -> None:
     run.start(2, resume=10, host="spot-2")
     run.stop(3, 20)
     assert [attempt.host for attempt in read_attempts(run.directory, latest=20)] == ["spot-1", "spot-2"]
+
+
+def test_a_rewind_costs_each_attempt_its_own_steps_beyond_and_is_no_attempt(run: Run) -> None:
+    run.start(0)
+    run.save(10, 300)
+    run.start(20, resume=300)
+    run.stop(40, 500)
+    run.rewind(1000, 100)
+    run.records(100)
+    run.records(300, 320, 540, path="orphans/attempt-0002-rewind/metrics.jsonl")
+    first, second = run.told(100)
+    assert (first["from_step"], first["to_step"], first["steps_lost"]) == (0, 300, 200)
+    assert (second["from_step"], second["to_step"], second["steps_lost"]) == (300, 540, 240)
+    assert (second["reason"], second["exit_code"]) == ("target reached", 0)
+
+
+def test_what_a_rewind_cost_stays_lost_when_the_run_goes_on(run: Run) -> None:
+    run.start(0)
+    run.records(570, path="orphans/attempt-0001-rewind/metrics.jsonl")
+    run.records(250, path="orphans/attempt-0001-rewind-2/metrics.jsonl")
+    run.rewind(1000, 200)
+    run.rewind(1001, 100, "orphans/attempt-0001-rewind-2")
+    run.start(2000, resume=100)
+    run.records(100, 900)
+    run.stop(2020, 900)
+    first, second = run.told(900)
+    assert (first["to_step"], first["steps_lost"]) == (570, 470)
+    assert (second["to_step"], second["steps_lost"]) == (900, 0)
+
+
+def test_a_rewind_is_no_sign_of_life_and_its_time_is_no_attempt_s(run: Run) -> None:
+    run.start(0)
+    run.save(10, 100)
+    run.save(20, 200)
+    run.stop(20, 200)
+    run.rewind(90_000, 100)
+    (attempt,) = read_attempts(run.directory, latest=100)
+    assert (attempt.seconds, attempt.useful_seconds) == (20, 10)
+
+
+def test_a_rewind_in_a_directory_without_attempts_makes_none(run: Run) -> None:
+    run.rewind(0, 100)
+    assert run.told(100) == []
 
 
 # Goodput: seconds that made steps which count, of all seconds of all attempts.

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from trainer.ledger.record import Record
-from trainer.views.tensorboard import EventWriter, first_difference, read_scalars, scalars_of
+from trainer.views.tensorboard import EventWriter, first_difference, read_scalars, rewind_events, scalars_of
 
 MakeRecord = Callable[..., Record]
 
@@ -216,3 +216,47 @@ def test_events_that_are_shorter_than_when_the_checkpoint_was_saved_are_made_aga
     path.write_bytes(path.read_bytes()[:-7])
     EventWriter(tmp_path, 2, 200, position=saved, earlier=lambda: log).close()
     assert first_difference(tmp_path, log) is None
+
+
+def test_events_are_cut_back_with_the_log_and_the_next_attempt_goes_on_from_there(
+    tmp_path: Path, train: MakeRecord
+) -> None:
+    log = [train(100), train(200), train(300)]
+    first = EventWriter(tmp_path, 1, -1)
+    first.add(log[:1])
+    first.flush()
+    saved = first.position
+    first.add(log[1:])
+    first.close()
+    write(tmp_path, 2, 300, [train(400)])
+    for _ in range(2):
+        rewind_events(tmp_path, 100, position=saved, earlier=lambda: log[:1])
+        assert first_difference(tmp_path, log[:1]) is None
+        assert len(list(tmp_path.iterdir())) == 1
+    resumed = EventWriter(tmp_path, 3, 100, position=saved, earlier=lambda: log[:1])
+    resumed.add([train(200, loss=9.0)])
+    resumed.close()
+    assert read_scalars(tmp_path) == shown([train(100), train(200, loss=9.0)])
+
+
+@pytest.mark.parametrize("position", [None, {"file": "events.out.tfevents.0000000007.trainer", "bytes": 12}])
+def test_events_that_cannot_be_cut_back_show_the_log_all_the_same(
+    tmp_path: Path, train: MakeRecord, position: dict[str, Any] | None
+) -> None:
+    log = [train(100), train(200), train(300)]
+    write(tmp_path, 1, -1, log)
+    for _ in range(2):
+        rewind_events(tmp_path, 100, position=position, earlier=lambda: log[:1])
+        assert read_scalars(tmp_path) == shown(log[:1])
+        assert len(list(tmp_path.iterdir())) == 2
+    write(tmp_path, 2, 100, [train(200, loss=9.0)], position=position, earlier=lambda: log[:1])
+    assert read_scalars(tmp_path) == shown([train(100), train(200, loss=9.0)])
+
+
+def test_where_there_are_no_events_of_ours_a_rewind_makes_none(tmp_path: Path, train: MakeRecord) -> None:
+    rewind_events(tmp_path / "events", 100, position=None, earlier=lambda: [train(100)])
+    assert not (tmp_path / "events").exists()
+    other = tmp_path / "events.out.tfevents.1700000000.host"
+    other.write_bytes(b"not ours")
+    rewind_events(tmp_path, 100, position=None, earlier=lambda: [train(100)])
+    assert list(tmp_path.iterdir()) == [other]

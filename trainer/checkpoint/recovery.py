@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-import itertools
 import os
 import re
 from collections.abc import Callable
 
-from trainer.checkpoint.folder import discard_unfinished
+from trainer.checkpoint import folder
 from trainer.errors import Unusable
 from trainer.ledger.directory import RunDirectory
-from trainer.ledger.journal import Journal
+from trainer.ledger.journal import Journal, NoJournal
 from trainer.ledger.log import Cut, MetricLog
 from trainer.ledger.manifest import BadManifest, Manifest
-from trainer.storage.files import Files
+from trainer.storage.paths import free_path
 
-_SHORTAGE = (errno.EACCES, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+_SHORTAGE = (errno.EACCES, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.ETIMEDOUT)
 """Errors that say something of the machine or its permissions, and nothing of the checkpoint."""
+
+
+_ORPHANS = re.compile(r"attempt-(\d+)(-rewind(-\d+)?)?")
 
 
 class Damaged(Exception):
@@ -35,6 +37,14 @@ class Recovery:
     """Newer checkpoints that could not be used, each with the reason."""
     cut: Cut = dataclasses.field(default_factory=Cut)
     """What of the metric log was later than the checkpoint."""
+    foreign: tuple[int, ...] = ()
+    """Steps whose folders are neither checkpoints nor marked as ours: they stay as they are."""
+
+    def warnings(self) -> list[str]:
+        """What the user has to know of it, a line each."""
+        aside = [f"checkpoint {step} was put aside: {reason}" for step, reason in self.quarantined]
+        foreign = [f"the folder of step {step} has no manifest and is not ours: it stays" for step in self.foreign]
+        return aside + foreign
 
 
 def recover(
@@ -44,11 +54,13 @@ def recover(
     *,
     run: str | None,
     orphans: str,
-    journal: Journal | None = None,
+    journal: Journal | NoJournal | None = None,
 ) -> Recovery:
     """Resumes from the newest usable checkpoint: restores it and cuts the log to what it vouches for.
 
-    Nothing is moved before a usable one is found, so that a start that is refused can be tried again.
+    Nothing is moved before a usable one is found and the log is what it vouches for, so that a start that is refused
+    can be tried again. Newer checkpoints go before newer records: whenever this is killed, the newest checkpoint that
+    is left still finds its records.
 
     Args:
       directory: the run directory.
@@ -61,6 +73,7 @@ def recover(
     Raises:
       Unusable: checkpoints exist and none can be used, or the log is not what the checkpoint vouches for.
     """
+    journal = journal or NoJournal()
     bad: list[tuple[int, str]] = []
     found: Manifest | None = None
     for step in directory.committed_steps():
@@ -68,6 +81,7 @@ def recover(
             manifest = Manifest.load(directory, step)
             if run is not None and manifest.run != run:
                 raise BadManifest(f"it belongs to the run {manifest.run}, not to {run}")
+            _check_index(directory, manifest)
             restore(manifest)
         except OSError as error:
             if error.errno in _SHORTAGE:
@@ -84,40 +98,43 @@ def recover(
             f"no checkpoint in {directory.checkpoints} can be used ({tried}); they stay where they are: mend one, or "
             "start again in another run_dir"
         )
-    cut = log.resume(found, orphans)
+    log.verify(found)
+    # A kill may have come between what is there and the sync of it. What follows builds on it, and deletes others.
+    if directory.files.exists(directory.checkpoints):
+        directory.files.sync_directory(directory.path)
+    if found:
+        directory.files.sync_directory(directory.checkpoint(found.step))
     for step, reason in bad:
         quarantine(directory, step, reason, orphans)
-        if journal:
-            journal.write("quarantine", step=step, reason=reason)
-    removed = discard_unfinished(directory)
-    if journal and removed:
+        journal.write("quarantine", step=step, reason=reason)
+    cut = log.cut(orphans)
+    removed, foreign = folder.discard_unfinished(directory)
+    if removed:
         journal.write("prune", steps=removed, why="unfinished")
-    return Recovery(found, tuple(bad), cut)
+    return Recovery(found, tuple(bad), cut, tuple(foreign))
 
 
-def free_path(files: Files, path: str) -> str:
-    """`path`, or where something is there already, `path` with the first free number behind it."""
-    candidates = itertools.chain([path], (f"{path}-{number}" for number in itertools.count(2)))
-    return next(candidate for candidate in candidates if not files.exists(candidate))
+def _check_index(directory: RunDirectory, manifest: Manifest) -> None:
+    """Checks the small files that say where each tensor is and what its CRC is; TensorFlow checks the tensors."""
+    for file in manifest.files:
+        path = os.path.join(directory.checkpoint(manifest.step), file.name)
+        if file.name.endswith(".index") and directory.files.crc32(path) != file.crc32:
+            raise BadManifest(f"{file.name} is not as it was written: its crc32 is another")
 
 
 def quarantine(directory: RunDirectory, step: int, reason: str, orphans: str) -> None:
     """Moves the checkpoint of `step` into the folder `orphans`, with the reason beside it."""
-    files = directory.files
-    files.make_directory(orphans)
-    target = free_path(files, os.path.join(orphans, os.path.basename(directory.checkpoint(step))))
-    files.rename(directory.checkpoint(step), target)
-    files.write(os.path.join(target, "reason.txt"), reason.encode() + b"\n")
-    files.sync_directory(target)
-    files.sync_directory(orphans)
-    files.sync_directory(directory.checkpoints)
+    target = os.path.join(orphans, os.path.basename(directory.checkpoint(step)))
+    folder.put_aside(directory, step, free_path(directory.files, target), reason)
 
 
 def bound_orphans(directory: RunDirectory, keep: int) -> None:
-    """Deletes what all but the newest `keep` attempts have put aside."""
+    """Deletes what all but the newest `keep` attempts, or rewinds after them, have put aside."""
     files = directory.files
-    attempts = sorted(
-        int(match[1]) for name in files.list(directory.orphans) if (match := re.fullmatch(r"attempt-(\d+)", name))
-    )
-    for attempt in attempts[: max(0, len(attempts) - keep)]:
-        files.remove_tree(directory.orphans_of(attempt))
+    found = ((_ORPHANS.fullmatch(name), name) for name in files.list(directory.orphans))
+    folders = sorted((int(match[1]), name) for match, name in found if match)
+    attempts = sorted({attempt for attempt, _ in folders})
+    bound = attempts[: max(0, len(attempts) - keep)]
+    for attempt, name in folders:
+        if attempt in bound:
+            files.remove_tree(os.path.join(directory.orphans, name))

@@ -4,48 +4,58 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import re
 import time
 import warnings
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import tensorflow as tf
 
-from trainer.checkpoint import folder
-from trainer.checkpoint.recovery import Damaged, Recovery, recover
-from trainer.checkpoint.retention import kept_checkpoints
-from trainer.errors import ConfigError, Unusable, Unwritable
-from trainer.ledger.journal import Journal
+from trainer.checkpoint import folder, tensors
+from trainer.checkpoint.recovery import Recovery, recover
+from trainer.checkpoint.retention import kept_checkpoints, settled
+from trainer.checkpoint.saver import Save, Saved, Saver
+from trainer.checkpoint.snapshot import NoSnapshot, Snapshot
+from trainer.checkpoint.writer import Writer
+from trainer.errors import ConfigError
+from trainer.ledger.journal import Journal, NoJournal
 from trainer.ledger.log import MetricLog
 from trainer.ledger.manifest import (
-    RUN_REASONS,
-    TRANSIENT_REASONS,
     Manifest,
+    checked_reasons,
     eval_relation,
     load_manifests,
     train_relation,
 )
+from trainer.storage.files import reading
 from trainer.timeline.cadence import Progress
 
-REASONS = RUN_REASONS | TRANSIENT_REASONS
-
-# What TensorFlow raises for a damaged checkpoint: a flipped byte, a missing or a truncated file.
-_DAMAGE = (tf.errors.OpError, IndexError, ValueError)
-# What it raises when the machine is at fault, which says nothing of the checkpoint.
-_SHORTAGE = (tf.errors.ResourceExhaustedError, tf.errors.PermissionDeniedError, tf.errors.AbortedError)
+VERIFY_MODES = ("last", "all", "never")
 
 
 class CheckpointStore:
     """Saves and resumes a `tf.train.Checkpoint` together with the metric log.
+
+    A store that saves asynchronously is to be closed, best by `with`: what its writer could not write is raised by the
+    next call, or by `close`.
 
     Args:
       checkpoint: everything that training changes. Variables that do not exist yet when `resume` is called cannot be
         restored: build the model and the optimizer's slots first.
       log: the metric log of the same run directory.
       keep_last: how many of the newest checkpoints stay; transient ones do not count.
+      keeps_for_good: whether a checkpoint stays for good, given the progress of the last one that is not transient
+        and its own; by default none does. `Schedule.keeps_for_good` is one.
+      async_save: whether training goes on while a copy of the variables is written; else they are written in place.
+      verify_saves: which checkpoints are read back: the `last` of this process, `all` before they are committed, or
+        `never` one.
+      max_shard: how many bytes a data file may have; None writes one file, of any size.
+      on_commit: receives the manifest of each checkpoint that is known to be committed, in the thread of the caller.
       run: the run's id, which each checkpoint bears; None when the caller has none.
       journal: where saves and prunes are noted, if anywhere.
+
+    Raises:
+      ConfigError: a value that cannot be.
     """
 
     def __init__(
@@ -54,23 +64,79 @@ class CheckpointStore:
         log: MetricLog,
         *,
         keep_last: int = 3,
+        keeps_for_good: Callable[[Progress, Progress], bool] = lambda before, now: False,
+        async_save: bool = False,
+        verify_saves: str = "last",
+        max_shard: int | None = None,
+        on_commit: Callable[[Manifest], None] | None = None,
         run: str | None = None,
         journal: Journal | None = None,
     ) -> None:
         if keep_last < 1:
             raise ConfigError(f"keep_last={keep_last} would delete the newest checkpoint; expected 1 or more")
+        if verify_saves not in VERIFY_MODES:
+            raise ConfigError(f"verify_saves={verify_saves} is no choice; expected one of {', '.join(VERIFY_MODES)}")
         self.directory = log.directory
         self._checkpoint = checkpoint
         self._log = log
         self._keep_last = keep_last
+        self._keeps_for_good = keeps_for_good
+        self._async = async_save
+        self._verify = verify_saves
+        self._on_commit = on_commit
         self._run = run
-        self._journal = journal
+        self._journal = journal or NoJournal()
+        self._saver = Saver(log, max_shard=max_shard, journal=self._journal)
+        self._writer: Writer[Saved] | None = None
+        self._snapshot: Snapshot | None = None
         self._manifests: dict[int, Manifest] = {}
+        self._begun = False
+        self._resumed_from: int | None = None
+        self._saving: int | None = None
+        self._unverified: int | None = None
+
+    def __enter__(self) -> CheckpointStore:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is None:
+            self.close()
+            return
+        try:
+            self._collect(wait=True)
+        except Exception as second:
+            # The first error is the one to tell, and this one must not be lost.
+            warnings.warn(f"what was being saved is lost as well: {second}", stacklevel=2)
+        self._end_writer()
 
     @property
     def latest(self) -> Manifest | None:
-        """The newest checkpoint's manifest."""
+        """The newest checkpoint's manifest, among those that are known to be committed."""
         return self._manifests[max(self._manifests)] if self._manifests else None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a save is being written."""
+        return self._writer is not None and self._writer.busy
+
+    def has(self, step: int) -> bool:
+        """Whether the checkpoint of `step` is committed or being written."""
+        return step == self._saving or step in self._manifests
+
+    def prepare(self) -> str | None:
+        """Builds what asynchronous saves need, once every variable exists; otherwise the first save does it.
+
+        Returns:
+          Why the store has to save in place after all, if it has to.
+        """
+        if self._async and self._snapshot is None:
+            try:
+                self._snapshot = Snapshot(self._checkpoint)
+            except NoSnapshot as error:
+                self._async = False
+                return f"checkpoints are saved in place, and training waits for each: {error}"
+            self._writer = Writer()
+        return None
 
     def resume(self) -> Progress:
         """Restores the newest usable checkpoint and cuts the log to it; progress 0 when there is no checkpoint.
@@ -79,35 +145,29 @@ class CheckpointStore:
           Unusable: there are checkpoints, and none can be used; or the log is not what they vouch for.
         """
         recovery = self.recover()
-        for step, reason in recovery.quarantined:
-            warnings.warn(f"checkpoint {step} was put aside: {reason}", stacklevel=2)
+        for line in recovery.warnings():
+            warnings.warn(line, stacklevel=2)
         return recovery.manifest.progress if recovery.manifest else Progress()
 
     def recover(self) -> Recovery:
         """As `resume`, and returns all that was found."""
-        orphans = self.directory.orphans_of(self._journal.attempt) if self._journal else self._next_orphans()
-        recovery = recover(
-            self.directory,
-            self._log,
-            self._restore,
-            run=self._run,
-            orphans=orphans,
-            journal=self._journal,
-        )
-        self._manifests, damaged = load_manifests(self.directory)
-        for step, reason in damaged.items():
-            # An older one: not needed now, so it stays where it is.
-            if self._journal:
+        with reading(self.directory.path):
+            orphans = self._orphans()
+            recovery = recover(
+                self.directory, self._log, self._restore, run=self._run, orphans=orphans, journal=self._journal
+            )
+            self._manifests, damaged = load_manifests(self.directory)
+            if recovery.manifest:
+                # Whatever a second look says: it is restored.
+                self._manifests[recovery.manifest.step] = recovery.manifest
+            for step, reason in damaged.items():
+                # An older one: not needed now, so it stays where it is.
                 self._journal.write("fault", step=step, reason=reason)
-        kept = list(self._manifests)
-        if self.latest and self.latest.kept is not None:
-            # A kill between a commit and its deletions: they were decided with it, and are made up for.
-            kept = list(kept_checkpoints(self._manifests.values(), keep_last=1, best_steps=self.latest.kept))
-        folder.point_state_file(self.directory, kept)
-        dropped = self._delete(self._manifests.keys() - set(kept))
-        if dropped and self._journal:
-            self._journal.write("prune", steps=dropped, why="retention")
-        return recovery
+            self._resumed_from = recovery.manifest.step if recovery.manifest else None
+            self._begun = self.directory.files.exists(self.directory.checkpoints)
+            # A kill between a commit and its deletions is made up for.
+            self._tidy()
+            return recovery
 
     def save(
         self,
@@ -119,8 +179,12 @@ class CheckpointStore:
         control: Mapping[str, Any] | None = None,
         data: Mapping[str, Any] | None = None,
         best_steps: Collection[int] = (),
-    ) -> Manifest:
+        last: bool = False,
+    ) -> None:
         """Makes the log durable, then commits the checkpoint of `progress.step`, then deletes what need not stay.
+
+        An asynchronous store has copied the variables when this returns, and does the rest while training goes on;
+        where the save before is not done yet, it is waited for.
 
         Args:
           progress: where the run is.
@@ -130,33 +194,32 @@ class CheckpointStore:
           control: what a resume needs beyond the tensors, as JSON values.
           data: how the position in the data is resumed.
           best_steps: the checkpoints to keep because they are the best.
+          last: whether the process is about to end, so that this checkpoint is the one to read back.
 
         Raises:
-          Unwritable: a file could not be written; the checkpoints before it are untouched.
+          Unwritable: a file of this save, or of the one before, could not be written; committed checkpoints are
+            untouched.
         """
         started = time.monotonic()
-        reasons, step = _checked_reasons(reasons), progress.step
-        if step in self._manifests:
+        reasons, step = checked_reasons(reasons), progress.step
+        if self.has(step):
             raise ConfigError(f"step {step} is saved already; save each step once")
-        self._log.sync()
-        self.directory.files.make_directory(self.directory.checkpoint(step))
-        try:
-            self._checkpoint.write(self.directory.state_prefix(step))
-        except (tf.errors.OpError, OSError) as error:
-            raise Unwritable(
-                f"checkpoint {step} could not be written: {_first_line(error)}; free space or mend the permissions, "
-                "then run the same command again"
-            ) from error
-        written = time.monotonic()
+        if why := self.prepare():
+            warnings.warn(why, stacklevel=2)
+        self._begin()
+        self._collect(wait=True)
+        waited = time.monotonic()
+        if self._snapshot:
+            self._snapshot.take()
         manifest = Manifest(
             step=step,
             examples=progress.examples,
             epoch=epoch,
             run=self._run,
             reasons=reasons,
-            attempt=self._journal.attempt if self._journal else 0,
+            attempt=self._journal.attempt,
             parent=self.latest.step if self.latest else None,
-            files=folder.describe_files(self.directory, step),
+            files=(),
             log=self._log.position,
             train=train_relation(self._log.last_train, step),
             open_window=self._log.window.to_json() if open_window is None else open_window,
@@ -164,7 +227,14 @@ class CheckpointStore:
             control={"cadence": {"seconds": progress.seconds}, **(control or {})},
             data=data or {},
         )
-        return self._commit(manifest, started, written, best_steps)
+        self._start(
+            manifest,
+            best_steps,
+            source=self._snapshot.checkpoint if self._snapshot else self._checkpoint,
+            verify=self._verify == "all" or (last and self._verify == "last"),
+            wait_s=waited - started,
+            snapshot_s=time.monotonic() - waited,
+        )
 
     def complete(
         self,
@@ -173,102 +243,157 @@ class CheckpointStore:
         open_window: Mapping[str, Any],
         control: Mapping[str, Any],
         best_steps: Collection[int] = (),
-    ) -> Manifest:
+    ) -> None:
         """Commits the newest checkpoint again, once what a signal had cut short at its step is made up for.
 
         Its files stay as they are; its manifest is replaced at once by one that counts the new records and adds the
         new reasons, so that it says what that of an undisturbed run says.
 
         Args:
-          reasons: those that came to hold.
-          open_window: as for `save`.
-          control: as for `save`.
-          best_steps: as for `save`.
+          reasons: those that came to hold; the others are as for `save`.
 
         Raises:
           Unwritable: a file could not be written; the checkpoint is as it was.
         """
         started = time.monotonic()
+        self._collect(wait=True)
         assert self.latest is not None
         step = self.latest.step
-        self._log.sync()
         manifest = dataclasses.replace(
             self.latest,
-            reasons=_checked_reasons(dict.fromkeys([*self.latest.reasons, *reasons])),
+            reasons=checked_reasons(dict.fromkeys([*self.latest.reasons, *reasons])),
             log=self._log.position,
             train=train_relation(self._log.last_train, step),
             open_window=open_window,
             eval=eval_relation(self._log.last_evaluations, step),
             control=control,
         )
-        return self._commit(manifest, started, started, best_steps)
+        self._start(manifest, best_steps, source=None, verify=False, wait_s=time.monotonic() - started)
 
-    def _commit(self, manifest: Manifest, started: float, written: float, best_steps: Collection[int]) -> Manifest:
-        """Commits `manifest`, and with it which checkpoints stay; then deletes the others."""
-        all_of_them = {**self._manifests, manifest.step: manifest}
-        kept = kept_checkpoints(all_of_them.values(), keep_last=self._keep_last, best_steps=best_steps)
-        # Without the transient ones, so that the manifest does not tell of signals before it.
-        stays = tuple(step for step in sorted(kept) if not all_of_them[step].transient)
-        manifest = dataclasses.replace(manifest, kept=stays)
-        folder.commit(self.directory, manifest)
-        committed = time.monotonic()
-        self._manifests[manifest.step] = manifest
-        folder.point_state_file(self.directory, list(kept))
-        dropped = self._delete(self._manifests.keys() - kept.keys())
-        if self._journal:
-            self._journal.write(
-                "save",
-                step=manifest.step,
-                reasons=list(manifest.reasons),
-                stall_s=round(time.monotonic() - started, 6),
-                snapshot_s=0.0,
-                write_s=round(written - started, 6),
-                commit_s=round(committed - written, 6),
-                bytes=manifest.size,
-            )
-            if dropped:
-                self._journal.write("prune", steps=dropped, why="retention")
-        return manifest
+    def poll(self) -> None:
+        """Looks, without waiting, whether the save that is being written is done.
 
-    def _next_orphans(self) -> str:
-        """A folder for what a resume puts aside, where no journal counts the attempts."""
-        folders = map(self.directory.orphans_of, itertools.count(1))
-        return next(path for path in folders if not self.directory.files.exists(path))
+        Raises:
+          Unwritable: the writer could not write.
+        """
+        self._collect(wait=False)
 
-    def _delete(self, steps: Collection[int]) -> list[int]:
-        """Deletes checkpoints that no reason keeps; returns their steps in order."""
-        dropped = sorted(steps)
+    def drain(self) -> None:
+        """Waits for the save that is being written; and reads the last one back, where that is wanted and not done.
+
+        Raises:
+          Unwritable: the writer could not write, or what was written cannot be read.
+        """
+        self._collect(wait=True)
+        if self._unverified is not None and self._verify == "last":
+            tensors.read_back(self.directory.state_prefix(self._unverified), step=self._unverified)
+            self._unverified = self._resumed_from = None
+            self._tidy()
+
+    def close(self) -> None:
+        """Drains the store and ends its writer.
+
+        Raises:
+          Unwritable: as for `drain`.
+        """
+        try:
+            self.drain()
+        finally:
+            self._end_writer()
+
+    def _start(
+        self,
+        manifest: Manifest,
+        best_steps: Collection[int],
+        *,
+        source: tf.train.Checkpoint | None,
+        verify: bool,
+        **seconds: float,
+    ) -> None:
+        """Decides which checkpoints stay once `manifest` is committed, and has it written."""
+        others = {step: known for step, known in self._manifests.items() if step != manifest.step}
+        regular = max((step for step, known in others.items() if not known.transient), default=None)
+        before = Progress() if regular is None else others[regular].progress
+        if not manifest.transient and self._keeps_for_good(before, manifest.progress):
+            manifest = dataclasses.replace(manifest, for_good=True)
+        manifests = {**others, manifest.step: manifest}
+        kept = kept_checkpoints(
+            manifests.values(),
+            keep_last=self._keep_last,
+            best_steps=best_steps,
+            # Until a newer one has been read back it is the last that is known to be good.
+            resumed_from=self._resumed_from if self._verify == "last" and not verify else None,
+        )
+        save = Save(
+            # The manifest does not tell of signals before it: without the transient ones.
+            manifest=dataclasses.replace(manifest, kept=settled(kept, manifests)),
+            delete=tuple(sorted(others.keys() - kept.keys())),
+            stay=tuple(sorted(kept)),
+            source=source,
+            check=self._snapshot.check if self._snapshot else None,
+            verify=verify,
+            background=self._writer is not None and source is not None,
+            **seconds,
+        )
+        if self._writer and save.background:
+            self._saving = manifest.step
+            self._writer.start(lambda: self._saver.write(save))
+        else:
+            self._merge(self._saver.write(save))
+
+    def _collect(self, *, wait: bool) -> None:
+        """Takes in what the writer has done."""
+        if self._writer is None:
+            return
+        try:
+            saved = self._writer.collect(wait=wait)
+        except Exception:
+            self._saving = None
+            raise
+        if saved:
+            self._merge(saved)
+
+    def _merge(self, saved: Saved) -> None:
+        self._saving = None
+        self._manifests[saved.manifest.step] = saved.manifest
+        for step in saved.deleted:
+            del self._manifests[step]
+        self._unverified = None if saved.verified else saved.manifest.step
+        if saved.verified and saved.manifest.step != self._resumed_from:
+            self._resumed_from = None
+        if self._on_commit:
+            self._on_commit(saved.manifest)
+
+    def _begin(self) -> None:
+        """Makes the folder of the checkpoints, once: one that is missing later was taken away."""
+        if not self._begun:
+            self.directory.files.make_directory(self.directory.checkpoints)
+            self._begun = True
+
+    def _tidy(self) -> None:
+        """Deletes what the newest manifest decided to delete, and points TensorFlow's state file at what stays."""
+        kept = set(self._manifests)
+        if self.latest and self.latest.kept is not None:
+            kept = set(kept_checkpoints(self._manifests.values(), keep_last=1, best_steps=self.latest.kept))
+        folder.point_state_file(self.directory, kept)
+        dropped = sorted(self._manifests.keys() - kept)
         for step in dropped:
             folder.delete(self.directory, step)
             del self._manifests[step]
-        return dropped
+        if dropped:
+            self._journal.write("prune", steps=dropped, why="retention")
+
+    def _end_writer(self) -> None:
+        if self._writer:
+            self._writer.close()
+            self._writer = self._snapshot = None
 
     def _restore(self, manifest: Manifest) -> None:
-        """Loads every tensor of `manifest`'s checkpoint, and finds every variable in it.
+        tensors.restore(self._checkpoint, self.directory.state_prefix(manifest.step), step=manifest.step)
 
-        TensorFlow checks each tensor's CRC as it reads it.
-        """
-        try:
-            self._checkpoint.read(self.directory.state_prefix(manifest.step)).assert_consumed()
-        except _SHORTAGE as error:
-            raise Unusable(
-                f"checkpoint {manifest.step} cannot be read now: {_first_line(error)}; mend that, then run again"
-            ) from error
-        except _DAMAGE as error:
-            raise Damaged(f"it does not restore: {_first_line(error)}") from error
-        except AssertionError as error:
-            reason = " ".join(str(error).split())
-            raise Damaged(f"it holds other variables than the model and optimizer have: {reason}") from error
-
-
-def _first_line(error: BaseException) -> str:
-    """What an error says, without the names of the operations that TensorFlow puts around it."""
-    message = getattr(error, "message", None) or str(error) or type(error).__name__
-    return re.sub(r"\{\{.*?\}\}\s*|\s*\[Op:\w+\]", "", message).splitlines()[0]
-
-
-def _checked_reasons(reasons: Iterable[str]) -> tuple[str, ...]:
-    checked = tuple(reasons)
-    if not checked or not REASONS.issuperset(checked):
-        raise ConfigError(f"reasons={checked}; expected one or more of {', '.join(sorted(REASONS))}")
-    return checked
+    def _orphans(self) -> str:
+        """A folder for what a resume puts aside: the attempt's, or where no journal counts the attempts, a new one."""
+        if self._journal.attempt:
+            return self.directory.orphans_of(self._journal.attempt)
+        folders = map(self.directory.orphans_of, itertools.count(1))
+        return next(path for path in folders if not self.directory.files.exists(path))

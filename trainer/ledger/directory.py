@@ -6,22 +6,26 @@ import os
 import re
 
 from trainer.storage.files import Files
+from trainer.storage.schemes import open_files
 
 FORMAT = 1
 """The version of the run directory's format, in `run.json` and in each manifest."""
 
 MANIFEST = "manifest.json"
+UNFINISHED = f"{MANIFEST}.tmp"
+"""Where a manifest is written before it is renamed into place: without a manifest beside it, it marks what is ours and
+not whole."""
 STATE = "state"
 
 _STEP_NAME = re.compile(r"step-(\d{10}|[1-9]\d{10,})")
 
 
 class RunDirectory:
-    """The paths of one run directory."""
+    """The paths of one run directory, on the local disk or, as `ram://…`, where TensorFlow can reach it."""
 
     def __init__(self, path: str | os.PathLike[str], files: Files | None = None) -> None:
         self.path = os.fspath(path)
-        self.files = files or Files()
+        self.files = files or open_files(self.path)
         self.run_info = self._join("run.json")
         self.flags = self._join("flags.txt")
         self.metrics = self._join("metrics.jsonl")
@@ -48,6 +52,10 @@ class RunDirectory:
     def orphans_of(self, attempt: int) -> str:
         """The folder for what attempt number `attempt` puts aside."""
         return os.path.join(self.orphans, f"attempt-{attempt:04d}")
+
+    def unfinished(self, step: int) -> str:
+        """The file that marks the folder of `step` as ours while it is no checkpoint yet, or no more."""
+        return os.path.join(self.checkpoint(step), UNFINISHED)
 
     def step_folders(self) -> list[int]:
         """The steps that have a checkpoint folder, committed or not, newest first."""

@@ -19,18 +19,25 @@ def utc_now() -> datetime.datetime:
 
 
 class Journal:
-    """Writes the journal of one attempt; its number follows the last one found.
+    """Writes the journal of one attempt.
 
     Args:
       directory: the run directory, which exists.
       now: the wall clock.
+      attempt: the number that its lines bear; by default that of a new attempt, which follows the last one found.
     """
 
-    def __init__(self, directory: RunDirectory, now: Callable[[], datetime.datetime] = utc_now) -> None:
+    def __init__(
+        self,
+        directory: RunDirectory,
+        now: Callable[[], datetime.datetime] = utc_now,
+        *,
+        attempt: int | None = None,
+    ) -> None:
         self._path = directory.journal
         self._files = directory.files
         self._now = now
-        self.attempt = last_attempt(directory) + 1
+        self.attempt = last_attempt(directory) + 1 if attempt is None else attempt
         tail = self._files.read_tail(self._path, 1) if self._files.exists(self._path) else b""
         if tail not in (b"", b"\n"):
             # A line torn by a kill: ended, so that the next one stands alone.
@@ -45,6 +52,15 @@ class Journal:
     def sync(self) -> None:
         """Makes what was written durable."""
         self._files.sync(self._path)
+
+
+class NoJournal:
+    """Where nothing is noted: beside a loop of one's own."""
+
+    attempt = 0
+
+    def write(self, event: str, **details: Any) -> None:
+        """Notes nothing."""
 
 
 def last_attempt(directory: RunDirectory) -> int:

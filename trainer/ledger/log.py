@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -42,8 +43,10 @@ class MetricLog:
         self._records = 0
         self._bytes = 0
         self._digest = hashlib.sha256()
-        self._unsynced = False
+        self.durable = 0
+        """How many of the records a crash of the machine cannot take any more."""
         self._named = False
+        self._syncing = threading.Lock()
         self.last_train: Record | None = None
         self.last_evaluations: dict[str, Record] = {}
         self.window = Window()
@@ -61,21 +64,24 @@ class MetricLog:
         if not self._bytes:
             self.directory.files.make_directory(self.directory.path)
         self.directory.files.append(self.directory.metrics, data)
-        self._records += len(records)
         self._bytes += len(data)
         self._digest.update(data)
-        self._unsynced = True
+        # Last: whoever syncs meanwhile may count only what is in the file.
+        self._records += len(records)
         self._note(records)
 
     def sync(self) -> None:
-        """Makes every record durable."""
-        if self._unsynced:
+        """Makes every record durable. Another thread than the one that appends may call it."""
+        with self._syncing:
+            records = self._records
+            if records == self.durable:
+                return
             self.directory.files.sync(self.directory.metrics)
             if not self._named:
                 # Its name is made durable once.
                 self.directory.files.sync_directory(self.directory.path)
                 self._named = True
-            self._unsynced = False
+            self.durable = records
 
     def add(self, metrics: Mapping[str, Any], *, weight: float = 1.0) -> None:
         """Adds one step's metrics to the open window: means over a batch that weighs `weight`."""
@@ -98,35 +104,40 @@ class MetricLog:
         self.window = Window(start=progress.step)
         return record
 
-    def resume(self, manifest: Manifest | None, orphans: str) -> Cut:
-        """Goes back to where `manifest` vouches for the log, or to its beginning; what is later goes to `orphans`.
-
-        Returns:
-          What was cut.
+    def verify(self, manifest: Manifest | None) -> None:
+        """Goes back to where `manifest` vouches for the log, or to its beginning, and touches no file.
 
         Raises:
           Unusable: the log does not hold what the manifest says.
         """
         files, path = self.directory.files, self.directory.metrics
-        data = files.read(path) if files.exists(path) else b""
         vouched = manifest.log if manifest else LogPosition(0, 0, "")
-        kept, cut = data[: vouched.bytes], data[vouched.bytes :]
-        digest = hashlib.sha256(kept)
-        if manifest and (len(kept) != vouched.bytes or digest.hexdigest() != vouched.sha256):
+        digest, size = hashlib.sha256(), 0
+        if vouched.bytes and files.exists(path):
+            for block in files.blocks(path, stop=vouched.bytes):
+                digest.update(block)
+                size += len(block)
+        if manifest and (size != vouched.bytes or digest.hexdigest() != vouched.sha256):
             raise Unusable(
-                f"{path} is not what checkpoint {manifest.step} vouches for: {first_bad_record(self.directory, data)}; "
+                f"{path} is not what checkpoint {manifest.step} vouches for: {first_bad_record(self.directory)}; "
                 "put the original file back, or start again in another run_dir"
             )
-        if cut:
-            # First the copy, then the cut: a kill in between repeats both.
-            files.make_directory(orphans)
-            files.write(os.path.join(orphans, "metrics.jsonl"), cut)
-            files.sync_directory(orphans)
-            files.truncate(path, len(kept))
-        self._records, self._bytes, self._digest = vouched.records, len(kept), digest
+        self._records = self.durable = vouched.records
+        self._bytes, self._digest = size, digest
         if manifest:
             self._recall(manifest)
-        return Cut(len(cut), last_step(cut))
+
+    def cut(self, orphans: str) -> Cut:
+        """Puts into `orphans` what the file holds beyond what was verified."""
+        files, path = self.directory.files, self.directory.metrics
+        later = b"".join(files.blocks(path, start=self._bytes)) if files.exists(path) else b""
+        if later:
+            # First the copy, then the cut: a kill in between repeats both.
+            files.make_directory(orphans)
+            files.write(os.path.join(orphans, "metrics.jsonl"), later)
+            files.sync_directory(orphans)
+            files.truncate(path, self._bytes)
+        return Cut(len(later), last_step(later))
 
     def _note(self, records: Sequence[Record]) -> None:
         for record in records:
@@ -165,8 +176,9 @@ def read_records(directory: RunDirectory) -> list[Record]:
     return [Record.parse(line) for line in data[: data.rfind(b"\n") + 1].splitlines()]
 
 
-def first_bad_record(directory: RunDirectory, data: bytes) -> str:
-    """Names the first record of `data` that cannot be right, as closely as the manifests in `directory` allow."""
+def first_bad_record(directory: RunDirectory) -> str:
+    """Names the first record of the log that cannot be right, as closely as the manifests allow."""
+    data = directory.files.read(directory.metrics) if directory.files.exists(directory.metrics) else b""
     verified = LogPosition(0, 0, "")
     suspect: LogPosition | None = None
     for manifest in load_manifests(directory)[0].values():

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from trainer.errors import ConfigError
 from trainer.ledger.directory import FORMAT, RunDirectory
 from trainer.ledger.record import Record, compact_json
 from trainer.timeline.cadence import Progress
@@ -16,6 +17,18 @@ RUN_REASONS = frozenset({"interval", "best", "condition", "final"})
 """Reasons to save that follow from the run's own course."""
 TRANSIENT_REASONS = frozenset({"time", "auto", "signal", "request", "runtime"})
 """Reasons to save that come from a clock, a signal or a person."""
+
+
+def checked_reasons(reasons: Iterable[str]) -> tuple[str, ...]:
+    """The reasons to save, each of them known.
+
+    Raises:
+      ConfigError: there is none, or one that is no reason.
+    """
+    known, given = RUN_REASONS | TRANSIENT_REASONS, tuple(reasons)
+    if not given or not known.issuperset(given):
+        raise ConfigError(f"reasons={given}; expected one or more of {', '.join(sorted(known))}")
+    return given
 
 
 class BadManifest(ValueError):
@@ -60,6 +73,8 @@ class Manifest:
     eval: Mapping[str, Any]
     control: Mapping[str, Any]
     data: Mapping[str, Any]
+    for_good: bool = False
+    """Whether `keep_every` keeps it, whatever comes later."""
     kept: tuple[int, ...] | None = None
     """The checkpoints, but for transient ones, that stay once this one is committed: a start deletes the others."""
 
@@ -97,6 +112,7 @@ class Manifest:
             "eval": dict(self.eval),
             "control": dict(self.control),
             "data": dict(self.data),
+            "for_good": self.for_good,
             "kept": None if self.kept is None else list(self.kept),
         }
 
@@ -141,6 +157,7 @@ class Manifest:
                 eval={split: _section(value["eval"], split) for split in _section(value, "eval")},
                 control=_section(value, "control"),
                 data=_section(value, "data"),
+                for_good=value.get("for_good", False) is True,
                 kept=None if value.get("kept") is None else tuple(map(int, value["kept"])),
             )._checked()
         except BadManifest:

@@ -29,6 +29,8 @@ class RunInfo:
     """For each of `train` and the splits: mode, fingerprint, examples, batch_size, shuffle and last."""
     epoch_examples: int | None
     clock_in_log: bool
+    init_from: Mapping[str, Any] | None = None
+    """The checkpoint that gave the first weights: its name, prefix, step and fingerprint; None where the seed did."""
     run_id: str = dataclasses.field(default_factory=lambda: uuid.uuid4().hex)
 
     def encode(self) -> bytes:
@@ -51,6 +53,8 @@ class RunInfo:
             for section in ("parameters", "threads", "machine", "versions", "data"):
                 if not isinstance(value[section], dict):
                     raise ValueError(f"its {section} is no object")
+            if not isinstance(value.get("init_from"), dict | None):
+                raise ValueError("its init_from is no object")
             names = {item.name for item in dataclasses.fields(cls)}
             return cls(**{name: known for name, known in value.items() if name in names})
         except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -14,9 +14,40 @@ from collections.abc import Iterator
 from trainer.errors import InUse, Unwritable
 
 
+class Lock:
+    """A lock that is held.
+
+    Args:
+      folder: the folder that is locked.
+      descriptor: that folder, open.
+    """
+
+    def __init__(self, folder: str, descriptor: int) -> None:
+        self._folder = folder
+        self._descriptor = descriptor
+
+    def check(self) -> None:
+        """Makes sure that the folder at the path is still the one that is locked.
+
+        Raises:
+          Unwritable: it was removed or replaced. What is written there now may be another run's.
+        """
+        try:
+            same = os.path.samestat(os.stat(self._folder), os.fstat(self._descriptor))
+        except FileNotFoundError:
+            same = False
+        if not same:
+            raise Unwritable(
+                f"{self._folder} was removed or replaced while the run was writing to it; put it back, or start again"
+            )
+
+
 @contextlib.contextmanager
-def locked(path: str) -> Iterator[None]:
+def locked(path: str) -> Iterator[Lock]:
     """Holds the lock file `path`; the operating system lets go of it when the process ends, however it ends.
+
+    Yields:
+      The lock, which can be asked whether the folder is still there.
 
     Raises:
       InUse: another process holds it; the message names the holder.
@@ -38,7 +69,7 @@ def locked(path: str) -> Iterator[None]:
         holder = {"host": socket.gethostname(), "pid": os.getpid(), "since": since}
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, json.dumps(holder).encode() + b"\n", 0)
-        yield
+        yield Lock(os.path.dirname(path), folder)
     finally:
         os.close(folder)
         os.close(descriptor)

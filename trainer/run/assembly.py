@@ -38,7 +38,14 @@ class Assembly:
     """What identifies the run that is asked for."""
 
 
-def assemble(experiment: Experiment, config: Config, *, name: str, known: RunInfo | None) -> Assembly:
+def assemble(
+    experiment: Experiment,
+    config: Config,
+    *,
+    name: str,
+    known: RunInfo | None,
+    init_from: Mapping[str, Any] | None = None,
+) -> Assembly:
     """Builds the model, the data, the compiled programs and the schedule.
 
     Args:
@@ -46,6 +53,7 @@ def assemble(experiment: Experiment, config: Config, *, name: str, known: RunInf
       config: how.
       name: what the experiment is called in `run.json`.
       known: the run that the directory holds, whose automatic choices stand.
+      init_from: the checkpoint that gives the first weights, for `run.json`.
 
     Raises:
       ConfigError: any of it does not fit.
@@ -87,6 +95,7 @@ def assemble(experiment: Experiment, config: Config, *, name: str, known: RunInf
         },
         epoch_examples=schedule.epoch_examples,
         clock_in_log=config.clock_in_log,
+        init_from=init_from,
     )
     return Assembly(experiment, config, source, state, program, evaluators, schedule, best, info)
 
@@ -114,6 +123,7 @@ def _schedule(config: Config, source: Source, splits: Mapping[str, Source]) -> t
         log_every=config.log_every,
         eval_every=config.eval_every if splits else "never",
         save_every=config.save_every,
+        keep_every=config.keep_every,
         reconcile=config.reconcile,
         batch_size=source.batch_size,
         data_examples=source.examples,

@@ -10,13 +10,14 @@ from typing import Any, TypeVar
 
 from trainer.errors import ConfigError
 from trainer.run.experiment import FREE, REFUSE, WARN
+from trainer.storage.size import parse_size
 from trainer.timeline.cadence import Cadence
 from trainer.timeline.duration import SECOND, Duration
 from trainer.timeline.schedule import RECONCILE_MODES
 
 _Parsed = TypeVar("_Parsed")
 
-CADENCES = ("train_for", "log_every", "eval_every", "save_every")
+CADENCES = ("train_for", "log_every", "eval_every", "save_every", "keep_every")
 
 
 def _option(default: Any, help: str, *, on_resume: str = FREE, choices: tuple[str, ...] = ()) -> Any:
@@ -64,11 +65,34 @@ class Config:
     mode: str = _option(
         "auto", "whether the monitored metric is to be small or large", on_resume=WARN, choices=("auto", "min", "max")
     )
+    keep_every: str = _option(
+        "never",
+        "of the checkpoints that the run's own course asks for, the first one at or after each point stays for good; "
+        "in steps, examples, epochs or shares of the run",
+    )
+    async_save: bool = _option(
+        True, "train on while a copy of the state is written; false: write in place, without a second copy in memory"
+    )
+    verify_saves: str = _option(
+        "last",
+        "read back the last checkpoint of the process, all of them before they are committed, or none",
+        choices=("last", "all", "never"),
+    )
+    max_shard: str | None = _option(
+        None, "how large a data file of a checkpoint may be, such as 2GB; by default there is one of any size"
+    )
     resume: str = _option(
         "auto",
         "auto resumes when there is a checkpoint; must refuses to start without one; never refuses when there is one",
         choices=("auto", "must", "never"),
     )
+    init_from: str | None = _option(
+        None,
+        "begin a new run with the weights of a checkpoint that fit by name and shape: RUN_DIR, RUN_DIR@best, "
+        "RUN_DIR@STEP or the prefix of a TensorFlow checkpoint; a run with a checkpoint of its own resumes",
+        on_resume=WARN,
+    )
+    init_from_strict: bool = _option(False, "refuse a checkpoint that does not fit the model in full")
     seed: int = _option(17, "the seed of the weights, the order of the examples and all randomness", on_resume=REFUSE)
     deterministic: str = _option(
         "auto",
@@ -111,6 +135,7 @@ class Config:
                 _named(name, Cadence.parse, getattr(self, name))
         self.tick_seconds()
         self.profile_steps()
+        self.max_shard_bytes()
 
     def tick_seconds(self) -> float:
         """The tick in seconds."""
@@ -118,6 +143,10 @@ class Config:
         if tick.unit != SECOND:
             raise ConfigError(f"tick={self.tick} is no time; expected seconds, such as 1s or 0.5s")
         return float(tick.number)
+
+    def max_shard_bytes(self) -> int | None:
+        """The most bytes that a data file may have; None for any."""
+        return None if self.max_shard is None else _named("max_shard", parse_size, self.max_shard)
 
     def profile_steps(self) -> tuple[int, int] | None:
         """The steps between which a profile is taken; None for no profile."""

@@ -12,6 +12,7 @@ from trainer.ledger.journal import Journal
 from trainer.ledger.log import MetricLog
 from trainer.ledger.manifest import RUN_REASONS, Manifest
 from trainer.ledger.record import Record
+from trainer.process.lock import Lock
 from trainer.process.signals import StopRequest
 from trainer.run.assembly import Assembly
 from trainer.run.pace import Pace
@@ -38,6 +39,7 @@ class Stop:
 class Outlets:
     """Where the loop's results go."""
 
+    lock: Lock
     log: MetricLog
     store: CheckpointStore
     journal: Journal
@@ -67,6 +69,7 @@ class Loop:
         self._evaluation_pace = Pace(parts.config.tick_seconds())
         self._undecided: list[Record] = []
         self._undelivered: list[Record] = []
+        self._delivered = outlets.log.durable
         self._synced = time.monotonic()
         if resumed is None:
             self._now = Progress()
@@ -112,14 +115,18 @@ class Loop:
             stop = Stop("nothing to do", EXIT_DONE)
         while stop is None:
             boundary = bool(self._stop_request) or self._run_chunk()
+            self._to.store.poll()
+            self._deliver()
             due = self._due()
             if boundary or due.anything or self._stop_request:
                 stop = self._boundary(due)
             else:
                 # Looked at: nothing was due, or only what has to wait for a log step, which the next chunk has to know.
                 self._before, self._pending = self._now, due.pending
-                if time.monotonic() - self._synced > _SYNC_SECONDS:
+                # A save that is being written syncs the log itself: it is not to be waited for.
+                if time.monotonic() - self._synced > _SYNC_SECONDS and not self._to.store.busy:
                     self._sync()
+        self._to.store.drain()
         self._sync()
         return stop
 
@@ -149,7 +156,7 @@ class Loop:
         reasons = [*due.save, *(["best"] if is_best else []), *(["signal"] if asked else [])]
         if not self._saved_already():
             if reasons:
-                self._save(reasons)
+                self._save(reasons, last=due.stop or asked)
         elif evaluated:
             # A signal had cut the evaluation of this step short, so that its checkpoint knew nothing of it.
             self._save(reasons, complete=True)
@@ -180,10 +187,7 @@ class Loop:
         self._open = advance.open
         self._now = Progress(advance.open.step, advance.open.examples, ended - self._began)
         if not advance.finite:
-            raise Diverged(
-                f"the loss is not finite at step {self._now.step}; {self._newest()}: "
-                "lower the learning rate or look at the data of that step"
-            )
+            raise self._diverged("the loss is not finite", "lower the learning rate or look at the data of that step")
         finished = parts.schedule.finished(self._now)
         save = None if finished else parts.schedule.next_save(self._now, pending=self._pending)
         self._to.view.update(
@@ -220,17 +224,16 @@ class Loop:
         return any(entered) and self._parts.config.keep_best > 0 and self._now.step in self._parts.best.steps
 
     def _saved_already(self) -> bool:
-        latest = self._to.store.latest
-        return latest is not None and latest.step == self._now.step
+        return self._to.store.has(self._now.step)
 
-    def _save(self, reasons: Sequence[str], *, complete: bool = False) -> None:
+    def _save(self, reasons: Sequence[str], *, complete: bool = False, last: bool = False) -> None:
         """Saves this step, or completes its checkpoint with what was made up for."""
         parts, now, store = self._parts, self._now, self._to.store
         if not parts.state.all_finite():
-            raise Diverged(
-                f"a weight is not finite at step {now.step}; {self._newest()}: "
-                "lower the learning rate, or look at the data before that step"
+            raise self._diverged(
+                "a weight is not finite", "lower the learning rate, or look at the data before that step"
             )
+        self._to.lock.check()
         flushes = parts.config.reconcile == FLUSH and RUN_REASONS.intersection(reasons)
         if flushes and self._window_start != now.step:
             self._close_window("save")
@@ -245,9 +248,9 @@ class Loop:
         best_steps = parts.best.steps if parts.config.keep_best else ()
         window = self._open_window()
         if complete:
-            manifest = store.complete(reasons=reasons, open_window=window, control=control, best_steps=best_steps)
+            store.complete(reasons=reasons, open_window=window, control=control, best_steps=best_steps)
         else:
-            manifest = store.save(
+            store.save(
                 now,
                 reasons=reasons,
                 epoch=parts.schedule.epoch(now.examples),
@@ -255,8 +258,9 @@ class Loop:
                 control=control,
                 data={"mode": parts.source.mode, "fingerprint": parts.source.fingerprint},
                 best_steps=best_steps,
+                last=last,
             )
-        self._to.view.message(f"saved step {manifest.step} ({', '.join(manifest.reasons)})")
+        self._synced = time.monotonic()
         self._deliver()
 
     def _open_window(self) -> dict[str, object]:
@@ -285,6 +289,7 @@ class Loop:
         return record
 
     def _append(self, records: Sequence[Record]) -> None:
+        self._to.lock.check()
         self._to.log.append(records)
         self._to.events.add(records)
         self._to.view.records(records)
@@ -294,16 +299,21 @@ class Loop:
     def _sync(self) -> None:
         self._to.log.sync()
         self._to.events.flush()
+        self._synced = time.monotonic()
         self._deliver()
 
     def _deliver(self) -> None:
         """Hands over the records that are durable now."""
-        self._synced = time.monotonic()
-        delivered, self._undelivered = self._undelivered, []
+        ready = self._to.log.durable - self._delivered
+        delivered, self._undelivered = self._undelivered[:ready], self._undelivered[ready:]
+        self._delivered += ready
         if self._to.on_record:
             for record in delivered:
                 self._to.on_record(record)
 
-    def _newest(self) -> str:
+    def _diverged(self, what: str, advice: str) -> Diverged:
+        """The error that ends a run which must not be saved any more; what was being saved before is waited for."""
+        self._to.store.drain()
         latest = self._to.store.latest
-        return f"step {latest.step} stays the newest checkpoint" if latest else "there is no checkpoint"
+        newest = f"step {latest.step} stays the newest checkpoint" if latest else "there is no checkpoint"
+        return Diverged(f"{what} at step {self._now.step}; {newest}: {advice}")

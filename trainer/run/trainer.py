@@ -21,13 +21,14 @@ from trainer.ledger.log import MetricLog, read_records
 from trainer.ledger.manifest import Manifest
 from trainer.ledger.record import Record
 from trainer.ledger.run_info import RunInfo
-from trainer.process.lock import locked
+from trainer.process.lock import Lock, locked
 from trainer.process.signals import StopRequest, stop_requests
 from trainer.run.assembly import Assembly, assemble
 from trainer.run.catalog import canonical_name, short_name
 from trainer.run.config import Config, make_config
 from trainer.run.experiment import Experiment, parameters
 from trainer.run.identity import changed_flags, check_identity
+from trainer.run.initial import find_source, load_weights
 from trainer.run.loop import Loop, Outlets, Stop
 from trainer.run.profile import Profile
 from trainer.timeline.cadence import Progress
@@ -121,10 +122,10 @@ class Trainer:
         known = RunInfo.load(self.directory)
         view = make_progress(self.config.progress)
         if self.config.dry_run:
-            parts = assemble(self._experiment, self.config, name=self._name, known=known)
+            parts, loaded = self._assemble(known)
             if known is not None:
                 _warn(check_identity(known, parts.info, self._experiment, self.directory))
-            print("\n".join(_plan(parts, known or parts.info)))
+            print("\n".join([*_plan(parts, known or parts.info), *loaded]))
             return self._result(parts, Stop("dry run", EXIT_DONE), None, Progress())
         with contextlib.ExitStack() as stack:
             request = self._stop_request
@@ -132,17 +133,26 @@ class Trainer:
                 request = stack.enter_context(stop_requests())
             # A directory in use is refused at once; one that is not there yet is made when nothing else is wrong.
             exists = self.directory.files.exists(self.directory.path)
-            if exists:
-                stack.enter_context(self._locked())
-            parts = assemble(self._experiment, self.config, name=self._name, known=known)
-            if not exists:
-                stack.enter_context(self._locked())
+            lock = stack.enter_context(self._locked()) if exists else None
+            parts, loaded = self._assemble(known)
+            lock = lock or stack.enter_context(self._locked())
             known = RunInfo.load(self.directory)
             _warn(self._identify(parts, known))
+            info = known or parts.info
             stack.callback(view.stop)
-            return self._train(parts, known or parts.info, view, request)
+            return self._train(parts, info, [*_plan(parts, info), *loaded], view, request, lock)
 
-    def _train(self, parts: Assembly, info: RunInfo, view: ProgressView, request: StopRequest) -> Result:
+    def _assemble(self, known: RunInfo | None) -> tuple[Assembly, list[str]]:
+        """The parts, with the first weights where another checkpoint gives them; and the lines that tell of those."""
+        source = find_source(self.config, known, self.directory)
+        parts = assemble(self._experiment, self.config, name=self._name, known=known, init_from=source)
+        if source is None or self.directory.committed_steps():
+            return parts, []
+        return parts, load_weights(parts.state, source, strict=self.config.init_from_strict)
+
+    def _train(
+        self, parts: Assembly, info: RunInfo, plan: list[str], view: ProgressView, request: StopRequest, lock: Lock
+    ) -> Result:
         config, directory = self.config, self.directory
         loop: Loop | None = None
         journal = Journal(directory)
@@ -150,17 +160,27 @@ class Trainer:
             self._note_start(parts, journal)
             log = MetricLog(directory, epoch_examples=parts.schedule.epoch_examples)
             store = CheckpointStore(
-                parts.state.checkpoint(), log, keep_last=config.keep_last, run=info.run_id, journal=journal
+                parts.state.checkpoint(),
+                log,
+                keep_last=config.keep_last,
+                keeps_for_good=parts.schedule.keeps_for_good,
+                async_save=config.async_save,
+                verify_saves=config.verify_saves,
+                max_shard=config.max_shard_bytes(),
+                on_commit=lambda saved: view.message(f"saved step {saved.step} ({', '.join(saved.reasons)})"),
+                run=info.run_id,
+                journal=journal,
             )
+            stack.enter_context(store)
             recovery = store.recover()
             resumed = recovery.manifest
             bound_orphans(directory, config.orphans_keep)
             if resumed:
                 cut = recovery.cut
                 journal.write("resume", step=resumed.step, cut_bytes=cut.bytes, cut_step=cut.last_step)
-            plan = _plan(parts, info)
             journal.write("plan", lines=plan)
-            _warn(f"checkpoint {step} was put aside: {reason}" for step, reason in recovery.quarantined)
+            in_place = store.prepare()
+            _warn([*recovery.warnings(), *([in_place] if in_place else [])])
             view.start(
                 step=resumed.step if resumed else 0,
                 total_steps=parts.schedule.last_step(Progress()),
@@ -177,6 +197,7 @@ class Trainer:
             profile = Profile(directory.profile, config.profile_steps())
             stack.callback(profile.close)
             outlets = Outlets(
+                lock=lock,
                 log=log,
                 store=store,
                 journal=journal,
@@ -204,6 +225,11 @@ class Trainer:
     def _check_directory(self) -> None:
         """Refuses, before anything is made, a directory that cannot be what is asked for."""
         directory, files = self.directory, self.directory.files
+        if "://" in directory.path:
+            raise ConfigError(
+                f"run_dir={directory.path} is not on this machine, where the lock and the event files have to be; "
+                "expected a local folder"
+            )
         if files.exists(directory.path) and not os.path.isdir(directory.path):
             raise ConfigError(f"run_dir={directory.path} is a file; expected a folder, or a path where one can be made")
         ours = files.exists(directory.run_info)
@@ -220,7 +246,7 @@ class Trainer:
                 f"resume=must, but {directory.path} holds no checkpoint; check run_dir, or use --resume=auto"
             )
 
-    def _locked(self) -> contextlib.AbstractContextManager[None]:
+    def _locked(self) -> contextlib.AbstractContextManager[Lock]:
         """The lock on the directory, which is made where it is missing."""
         try:
             self.directory.files.make_directory(self.directory.path)
@@ -293,6 +319,7 @@ def _plan(parts: Assembly, info: RunInfo) -> list[str]:
         state_bytes=parts.state.size(),
         keep_last=parts.config.keep_last,
         keep_best=parts.config.keep_best,
+        async_save=parts.config.async_save,
     )
 
 

@@ -13,7 +13,7 @@ import shutil
 import zlib
 from collections.abc import Iterator
 
-from trainer.errors import Unwritable
+from trainer.errors import Unusable, Unwritable
 
 _BLOCK = 1 << 22
 
@@ -21,10 +21,17 @@ _BLOCK = 1 << 22
 class Files:
     """The local file system. Paths are strings; every method that writes raises `Unwritable` when it cannot."""
 
-    def read(self, path: str, limit: int | None = None) -> bytes:
-        """The first `limit` bytes of `path`, by default all."""
+    def read(self, path: str) -> bytes:
+        """All bytes of `path`."""
         with open(path, "rb") as file:
-            return file.read() if limit is None else file.read(limit)
+            return file.read()
+
+    def blocks(self, path: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
+        """The bytes of `path` from `start` to `stop`, by default to its end, a few megabytes at a time."""
+        with open(path, "rb") as file:
+            file.seek(start)
+            while block := file.read(_BLOCK if stop is None else max(0, min(_BLOCK, stop - file.tell()))):
+                yield block
 
     def read_tail(self, path: str, limit: int) -> bytes:
         """The last `limit` bytes of `path`."""
@@ -54,17 +61,17 @@ class Files:
     def crc32(self, path: str) -> str:
         """The CRC-32 (ISO 3309, as in zlib) of the file `path`, eight lower-case hex digits."""
         checksum = 0
-        with open(path, "rb") as file:
-            while block := file.read(_BLOCK):
-                checksum = zlib.crc32(block, checksum)
+        for block in self.blocks(path):
+            checksum = zlib.crc32(block, checksum)
         return f"{checksum:08x}"
 
-    def make_directory(self, path: str) -> None:
-        """Makes the folder `path` and those above it, durably."""
+    def make_directory(self, path: str, *, parents: bool = True) -> None:
+        """Makes the folder `path`, and with `parents` those above it, durably."""
         if os.path.isdir(path):
             return
         parent = os.path.dirname(os.path.abspath(path))
-        self.make_directory(parent)
+        if parents:
+            self.make_directory(parent)
         with writing(path):
             try:
                 os.mkdir(path)
@@ -156,3 +163,12 @@ def writing(path: str) -> Iterator[None]:
             f"cannot write {path}: {error.strerror or error}; free space or mend the permissions, then "
             "run the same command again"
         ) from error
+
+
+@contextlib.contextmanager
+def reading(path: str) -> Iterator[None]:
+    """Turns the operating system's refusal to read `path` into `Unusable`."""
+    try:
+        yield
+    except OSError as error:
+        raise Unusable(f"cannot read {path} now: {error.strerror or error}; mend that, then run again") from error

@@ -55,6 +55,7 @@ class Schedule:
       log_every: the train windows' cadence.
       eval_every: the evaluations' cadence.
       save_every: the checkpoints' cadence.
+      keep_every: the cadence of the checkpoints that stay for good.
       reconcile: what a save does to an open window: `carry`, `flush` or `align`.
       batch_size: training examples a step.
       data_examples: the data's length; None when it has none.
@@ -75,6 +76,7 @@ class Schedule:
         log_every: str | int = "100steps",
         eval_every: str | int = "never",
         save_every: str | int = "1epoch",
+        keep_every: str | int = "never",
         reconcile: str = CARRY,
         batch_size: int = 1,
         data_examples: int | None = None,
@@ -98,11 +100,17 @@ class Schedule:
             "log_every": Cadence.parse(log_every),
             "eval_every": Cadence.parse(eval_every),
             "save_every": Cadence.parse(save_every),
+            "keep_every": Cadence.parse(keep_every),
         }
         if not self.cadences["train_for"].durations:
             raise ConfigError(f"train_for={train_for} has no end; expected a duration such as 1000steps or 10epochs")
         if self.cadences["train_for"].has(RUN):
             raise ConfigError(f"train_for={train_for} counts in runs; expected steps, examples, epochs or a time")
+        if self.cadences["keep_every"].has(SECOND):
+            raise ConfigError(
+                f"keep_every={self.cadences['keep_every']} counts seconds, so what is kept would depend on a clock; "
+                "use steps, examples or epochs"
+            )
         if not clock_in_log:
             for flag in ("log_every", "eval_every"):
                 if self.cadences[flag].has(SECOND):
@@ -118,6 +126,7 @@ class Schedule:
         self._log = self.grids("log_every")
         self._evaluate = self.grids("eval_every")
         self._save = self.grids("save_every")
+        self._keep = self.grids("keep_every")
 
     def epoch(self, examples: int) -> float | None:
         """The epoch after `examples` examples; None when the data has no length."""
@@ -131,6 +140,10 @@ class Schedule:
     def finished(self, progress: Progress) -> bool:
         """Whether a target is reached."""
         return any(grid.crossed(0, position_on(grid.axis, progress)) for grid in self._target)
+
+    def keeps_for_good(self, before: Progress, now: Progress) -> bool:
+        """Whether the checkpoint at `now` is the first at or after a point of `keep_every`, since that at `before`."""
+        return _crossed(self._keep, before, now)
 
     def last_step(self, progress: Progress) -> int | None:
         """The step at which a target is reached, from `progress` on; None when only the clock knows."""

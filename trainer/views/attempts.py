@@ -39,7 +39,8 @@ class Attempt:
     to_step: int | None
     """The last step that it is known to have reached; a killed one may have come further."""
     steps_lost: int
-    """How many of the steps up to `to_step` the next attempt had to do again, or will have to."""
+    """How many of its steps, which are those after `from_step`, do not count any more: later attempts had to do them
+    again, or will have to."""
     seconds: float
     """From its first line in the journal to its last sign of life."""
     useful_seconds: float
@@ -75,15 +76,16 @@ def read_attempts(
     if lives and not lives[-1].stop and not running:
         lives = _read_lives(directory)  # It may have come to its end between the two looks.
     attempts: list[Attempt] = []
-    # Backwards: what follows an attempt decides what of it counts. Without a follower, that is the newest checkpoint.
-    follower = counts_to = None if running else latest or 0
+    # Backwards: what follows an attempt decides what of it counts. Where none follows, that is the newest checkpoint.
+    counts_to = None if running else latest or 0
     logs = [directory.metrics]
     for life in reversed(lives):
         alive = running and life is lives[-1]
+        logs += [os.path.join(directory.path, folder, "metrics.jsonl") for folder in life.rewound]
         reached, lost = None, 0
         if life.origin is not None:
             reached = max(itertools.chain([life.origin], life.steps, _last_steps(directory, logs)))
-            lost = 0 if follower is None else max(0, reached - follower)
+            lost = 0 if counts_to is None else max(0, reached - max(life.origin, counts_to))
         seconds, useful = life.times(reached, counts_to, (now or utc_now()) if alive else None)
         stop = life.stop or {}
         attempts.append(
@@ -101,7 +103,6 @@ def read_attempts(
             )
         )
         if life.origin is not None:
-            follower = life.origin
             counts_to = life.origin if counts_to is None else min(counts_to, life.origin)
             logs = []
         logs.append(os.path.join(directory.orphans_of(life.number), "metrics.jsonl"))
@@ -109,11 +110,18 @@ def read_attempts(
 
 
 class _Life:
-    """One attempt's lines of the journal."""
+    """One attempt's lines of the journal.
 
-    def __init__(self, number: int, entries: Iterable[dict[str, Any]]) -> None:
+    Args:
+      number: the attempt's.
+      entries: its lines, the first of which began it.
+      rewound: the folders, within the run directory, into which its records went when the run was rewound.
+    """
+
+    def __init__(self, number: int, entries: Iterable[dict[str, Any]], rewound: Iterable[str]) -> None:
         self.number = number
         self.events = list(entries)
+        self.rewound = list(rewound)
         self.host: str | None = self._first("start").get("host")
         faults = (entry.get("error") for entry in self.events if entry["event"] == "fault")
         self.fault: str | None = next(filter(None, faults), None)
@@ -159,9 +167,14 @@ class _Life:
 
 def _read_lives(directory: RunDirectory) -> list[_Life]:
     lives: dict[int, list[dict[str, Any]]] = {}
+    rewound: dict[int, list[str]] = {}
     for entry in read_journal(directory):
-        lives.setdefault(entry["attempt"], []).append(entry)
-    return [_Life(number, lives[number]) for number in sorted(lives)]
+        if entry["event"] == "rewind":
+            # It bears the number of the attempt before it, and is no part of that one's life.
+            rewound.setdefault(entry["attempt"], []).append(entry["orphans"])
+        else:
+            lives.setdefault(entry["attempt"], []).append(entry)
+    return [_Life(number, lives[number], rewound.get(number, ())) for number in sorted(lives)]
 
 
 def _is_running(directory: RunDirectory, lives: Sequence[_Life]) -> bool:

@@ -89,8 +89,8 @@ def _saves(directory: RunDirectory) -> dict[int, Sequence[str]]:
                     saves.setdefault(step, ())
             case {"event": "quarantine", "step": int(step)}:
                 saves.pop(step, None)
-            case {"event": "resume", "step": int(resumed)}:
-                saves = {step: reasons for step, reasons in saves.items() if step <= resumed}
+            case {"event": "resume" | "rewind", "step": int(newest)}:
+                saves = {step: reasons for step, reasons in saves.items() if step <= newest}
     return saves
 
 

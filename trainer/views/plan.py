@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from trainer.ledger.run_info import RunInfo
+from trainer.timeline.cadence import Progress, position_on
 from trainer.timeline.duration import EXAMPLE, RUN, SECOND, STEP, Duration
 from trainer.timeline.plan import Plan, make_plan
 from trainer.timeline.schedule import RECONCILE_MODES, Schedule
@@ -23,7 +24,15 @@ _RECONCILED = dict(
 
 
 def plan_lines(
-    schedule: Schedule, info: RunInfo, *, monitor: str, mode: str, state_bytes: int, keep_last: int, keep_best: int
+    schedule: Schedule,
+    info: RunInfo,
+    *,
+    monitor: str,
+    mode: str,
+    state_bytes: int,
+    keep_last: int,
+    keep_best: int,
+    async_save: bool,
 ) -> list[str]:
     """The plan, a line each.
 
@@ -35,6 +44,7 @@ def plan_lines(
       state_bytes: bytes of all variables that a checkpoint holds.
       keep_last: how many checkpoints are kept for being the newest.
       keep_best: how many for being the best.
+      async_save: whether a copy of the state is written while training goes on.
     """
     plan = make_plan(schedule)
     rows = [("run", f"{info.run_id[:8]}  {info.experiment}  seed {info.seed}  jit {info.jit}"), ("on", _machine(info))]
@@ -50,10 +60,22 @@ def plan_lines(
         share = plan.checkpoints_on_window_ends / plan.checkpoints
         lag = _count(plan.largest_lag, "step")
         rows.append(("", f"{share:.0%} of the checkpoints end a window; the largest lag is {lag}"))
+    copied = f"training goes on while a copy in memory is written: {size(state_bytes)}"
+    rows.append(("", copied if async_save else "training waits while the state is written"))
     rows.append(("best", f"{monitor}, {mode}imized"))
-    kept = keep_last + keep_best + 1
+    for_good = _kept_for_good(schedule, plan)
+    if schedule.cadences["keep_every"].durations:
+        rows.append(("keep", _cadence(schedule, "keep_every", plan, for_good, "checkpoint") + " for good"))
+    kept = keep_last + keep_best + 1 + for_good
     rows.append(("disk", f"{size(state_bytes)} a checkpoint, at most {kept} kept: {size(state_bytes * kept)}"))
     return [f"{label:<6} {text}" for label, text in rows]
+
+
+def _kept_for_good(schedule: Schedule, plan: Plan) -> int:
+    """How many points of `keep_every` the run reaches, and so how many checkpoints it keeps for good at most."""
+    end = Progress(plan.steps or 0, plan.examples)
+    points = sum(int(grid.index(position_on(grid.axis, end))) for grid in schedule.grids("keep_every"))
+    return min(points, plan.checkpoints)
 
 
 def _machine(info: RunInfo) -> str:

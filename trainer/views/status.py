@@ -114,8 +114,15 @@ def _read(directory: RunDirectory, info: RunInfo | None) -> Status:
             path = directory.checkpoint(step) if step in manifests else None
             best = {"metric": metric, "value": value, "step": step, "path": path}
         best_steps = [step for _, step in ranking][: _number(flags.get("keep_best"))]
-    # Without flags, as beside someone's own loop, it is not known how many of the newest stay.
-    kept = kept_checkpoints(manifests.values(), keep_last=_number(flags.get("keep_last")), best_steps=best_steps)
+    attempts = read_attempts(directory, latest=latest)
+    kept = kept_checkpoints(
+        manifests.values(),
+        # Without flags, as beside someone's own loop, it is not known how many of the newest stay.
+        keep_last=_number(flags.get("keep_last")),
+        best_steps=best_steps,
+        # The checkpoint that an attempt resumed from stays while that attempt has not come to its end.
+        resumed_from=attempts[-1].from_step if attempts and attempts[-1].exit_code is None else None,
+    )
     run = {"path": directory.path, "run_id": None, "experiment": None, "seed": None}
     if info:
         run.update(dataclasses.asdict(info))
@@ -125,7 +132,7 @@ def _read(directory: RunDirectory, info: RunInfo | None) -> Status:
         run=run,
         latest=latest,
         best=best,
-        attempts=read_attempts(directory, latest=latest),
+        attempts=attempts,
         checkpoints=[dataclasses.replace(row, kept_by=kept.get(row.step, ())) for row in rows],
     )
 

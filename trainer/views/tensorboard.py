@@ -115,6 +115,31 @@ class EventWriter:
             self._file.close()
 
 
+def rewind_events(
+    directory: Path, step: int, *, position: Mapping[str, Any] | None, earlier: Callable[[], Sequence[Record]]
+) -> None:
+    """Makes the events end where the log does, which has been cut back to the checkpoint of `step`.
+
+    Where there are none of ours, none are made.
+
+    Args:
+      directory: `events/` of the run.
+      step: The step of that checkpoint.
+      position: What `EventWriter.position` said when it was saved; None when there is none.
+      earlier: Reads all records of the log, in order; called where the events cannot be cut.
+
+    Raises:
+      Unwritable: The directory or a file cannot be written.
+    """
+    with writing(str(directory)):
+        if not _our_files(directory) or _rewound(directory, position):
+            return
+        records = earlier()
+        if first_difference(directory, records) is None:
+            return
+    EventWriter(directory, 1, step, earlier=lambda: records).close()
+
+
 def _rewound(directory: Path, position: Mapping[str, Any] | None) -> bool:
     """Cuts the events back to `position`; False where they do not reach it, and nothing is cut."""
     files = {path.name: (number, path) for number, path in _our_files(directory)}

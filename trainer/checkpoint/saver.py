@@ -1,0 +1,121 @@
+"""One save, from the log's sync to the journal's line, in the order that makes it safe."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from trainer.checkpoint import folder, tensors
+from trainer.errors import Unwritable
+from trainer.ledger.journal import Journal, NoJournal
+from trainer.ledger.log import MetricLog
+from trainer.ledger.manifest import Manifest, StateFile
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Save:
+    """All that has to be known of one save, decided before it begins."""
+
+    manifest: Manifest
+    """Without the files, where these are yet to be written."""
+    delete: tuple[int, ...]
+    """The checkpoints that need not stay once this one is committed."""
+    stay: tuple[int, ...]
+    source: tf.train.Checkpoint | None
+    """What to write; None where the files are there and only the manifest is new."""
+    check: Callable[[], None] | None
+    """Raises where `source` is not all that there is to write."""
+    verify: bool
+    """Whether to read the files back before the commit."""
+    background: bool
+    """Whether training goes on meanwhile."""
+    wait_s: float
+    """How long training has stood still for the save before this one."""
+    snapshot_s: float = 0.0
+    """How long it has stood still for the copy of the variables."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Saved:
+    """A save that is done."""
+
+    manifest: Manifest
+    deleted: tuple[int, ...]
+    verified: bool
+    """Whether its tensors are known to be readable."""
+
+
+class Saver:
+    """Carries out saves. It has no state of its own, so that it may do so in another thread.
+
+    Args:
+      log: the metric log of the run directory.
+      max_shard: how many bytes a data file may have; None writes one file, of any size.
+      journal: where saves and prunes are noted.
+    """
+
+    def __init__(self, log: MetricLog, *, max_shard: int | None, journal: Journal | NoJournal) -> None:
+        self._log = log
+        self._directory = log.directory
+        self._max_shard = max_shard
+        self._journal = journal
+
+    def write(self, save: Save) -> Saved:
+        """Makes the records durable and writes the files, then commits, then deletes what need not stay.
+
+        Raises:
+          Unwritable: a file could not be written, or not be read back.
+          ConfigError: there are variables that `save.source` does not have.
+        """
+        started = time.monotonic()
+        manifest, step = save.manifest, save.manifest.step
+        self._log.sync()
+        if save.source is not None:
+            if save.check:
+                save.check()
+            manifest = dataclasses.replace(manifest, files=self._write_files(save.source, step, verify=save.verify))
+        written = time.monotonic()
+        folder.commit(self._directory, manifest)
+        committed = time.monotonic()
+        folder.point_state_file(self._directory, save.stay)
+        for other in save.delete:
+            folder.delete(self._directory, other)
+        stall = save.wait_s + save.snapshot_s + (0.0 if save.background else time.monotonic() - started)
+        self._journal.write(
+            "save",
+            step=step,
+            reasons=list(manifest.reasons),
+            stall_s=round(stall, 6),
+            wait_s=round(save.wait_s, 6),
+            snapshot_s=round(save.snapshot_s, 6),
+            write_s=round(written - started, 6),
+            commit_s=round(committed - written, 6),
+            bytes=manifest.size,
+        )
+        if save.delete:
+            self._journal.write("prune", steps=list(save.delete), why="retention")
+        # Where only the manifest is new, the tensors are those that were resumed from.
+        return Saved(manifest, save.delete, save.verify or save.source is None)
+
+    def _write_files(self, source: tf.train.Checkpoint, step: int, *, verify: bool) -> tuple[StateFile, ...]:
+        """Writes the tensors, durably, into a folder that is marked as unfinished."""
+        if moved := folder.begin(self._directory, step):
+            self._journal.write(
+                "quarantine", step=step, reason=f"its folder held files that are not ours: now in {moved}"
+            )
+        prefix = self._directory.state_prefix(step)
+        try:
+            tensors.write(source, prefix, step=step, max_shard=self._max_shard)
+            files = folder.describe_files(self._directory, step)
+            if verify:
+                tensors.read_back(prefix, step=step)
+        except Unwritable:
+            # Where the disk is full, what is of no use makes room for the line in the journal that says so.
+            with contextlib.suppress(Unwritable):
+                folder.delete(self._directory, step)
+            raise
+        return files
