@@ -310,17 +310,17 @@ def test_state_that_is_no_variable_is_refused(kind):
 def test_variables_created_later_are_refused_by_name(add):
     checkpoint = tf.train.Checkpoint(model=Part(weights=variable([1.0]), parts=[Part(weights=variable([2.0]))]))
     snapshot = Snapshot(checkpoint)
-    snapshot.check()
+    snapshot.take()
     add(checkpoint)
     with pytest.raises(ConfigError, match=r"variables .*1.*late.*async_save=false") as refused:
-        snapshot.check()
+        snapshot.take()
     assert "\n" not in str(refused.value)
 
 
 def test_slots_that_keras_makes_later_are_refused():
     checkpoint = keras(built=False)
     snapshot = Snapshot(checkpoint)
-    snapshot.check()
+    snapshot.take()
     checkpoint.optimizer.build(checkpoint.model.trainable_variables)
     with pytest.raises(ConfigError, match="momentum"):
-        snapshot.check()
+        snapshot.take()

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from trainer.checkpoint import tensors
 from trainer.checkpoint.recovery import Damaged
-from trainer.errors import Unusable, Unwritable
+from trainer.errors import ConfigError, Unusable, Unwritable
 
 
 @pytest.fixture
@@ -185,3 +185,19 @@ def test_what_the_machine_lacks_is_no_damage(prefix, written, error):
 )
 def test_what_an_error_says_is_one_line_without_the_names_of_operations(error, said):
     assert tensors.first_line(error) == said
+
+
+def test_shard_that_a_variable_cannot_be_cut_into_is_refused_before_tensorflow_never_ends():
+    table = tf.Variable(tf.zeros([6, 100]), name="table")
+    checkpoint = tf.train.Checkpoint(table=table, scalar=tf.Variable(1.0), text=tf.Variable("a" * 100))
+    with pytest.raises(ConfigError, match=r"max_shard is 20 bytes, and table:0 of shape \(6, 100\) .* less than 24"):
+        tensors.check_shards(checkpoint, 20)
+    tensors.check_shards(checkpoint, 24)
+
+
+def test_smallest_shard_that_is_not_refused_is_written(tmp_path):
+    checkpoint = tf.train.Checkpoint(table=tf.Variable(tf.ones([6, 100])))
+    tensors.write(checkpoint, str(tmp_path / "state"), step=1, max_shard=24)
+    checkpoint.table.assign(tf.zeros([6, 100]))
+    tensors.restore(checkpoint, str(tmp_path / "state"), step=1)
+    assert float(tf.reduce_sum(checkpoint.table)) == 600

@@ -37,6 +37,7 @@ import trainer.ledger.journal as journal_module
 import trainer.run.trainer as trainer_module
 from trainer.checkpoint import tensors
 from trainer.checkpoint.objects import variable_of
+from trainer.checkpoint.saver import Saver
 from trainer.errors import TrainerError, Unusable
 from trainer.ledger.directory import RunDirectory
 from trainer.ledger.journal import read_journal
@@ -302,8 +303,6 @@ def assert_survives(
     originals = {file: file.read_bytes() for file in (file_of(copy, name) for name in names)}
     for file, content in originals.items():
         file.write_bytes(damage(content))
-    with contextlib.suppress(TrainerError):
-        read_status(str(copy)).to_json()
     before = read_tree(copy)
     outcome = start(copy)
     assert outcome.code in CODES[names], outcome.message
@@ -319,6 +318,7 @@ def assert_survives(
     return outcome
 
 
+@pytest.mark.slow
 @FILES
 def test_a_flipped_byte_at_each_64th_of_a_file_is_noticed_or_harmless(
     names: tuple[str, ...], path: pathlib.Path, runs: Runs, start: Start, lent: list[str]
@@ -361,6 +361,21 @@ def test_no_bit_of_the_identity_changes_unseen(path: pathlib.Path) -> None:
         (path / "run.json").write_bytes(damaged)
         with contextlib.suppress(Unusable):
             assert RunInfo.load(directory) == known, f"bit {place % 8} of byte {place // 8}"
+
+
+def test_a_damaged_journal_or_manifest_is_shown_as_far_as_it_can_be_read(path: pathlib.Path) -> None:
+    """`status` reads what people keep for years."""
+    for name in ("journal.jsonl", "manifest.json"):
+        file = file_of(path, name)
+        content = file.read_bytes()
+        for place in range(0, len(content), 3):
+            damaged = bytearray(content)
+            damaged[place] ^= 1 << place % 8
+            file.write_bytes(damaged)
+            status = read_status(str(path)).to_json()
+            assert status["latest"] in (5, 10)
+            assert status["goodput"] is None or 0 <= status["goodput"] <= 1
+        file.write_bytes(content)
 
 
 def test_a_damaged_checkpoint_is_put_aside_with_its_reason_and_the_one_before_is_used(
@@ -637,6 +652,7 @@ def unreadable(code: int, part: str) -> FaultyFiles:
     return FaultyFiles(before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("code", "async_save"),
     [(errno.ENOSPC, True), (errno.EROFS, False)],
@@ -912,18 +928,33 @@ ASYNC = pytest.mark.parametrize("async_save", [True, False], ids=["asynchronous"
 @PLACES
 @ASYNC
 def test_a_run_whose_directory_goes_away_ends_and_writes_nothing_to_what_is_there_now(
-    there: str, async_save: bool, path: pathlib.Path, runs: Runs, start: Start, tmp_path: pathlib.Path
+    there: str,
+    async_save: bool,
+    path: pathlib.Path,
+    runs: Runs,
+    start: Start,
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     aside = tmp_path / "aside"
     now: list[Tree] = []
+    saved, write = threading.Event(), Saver.write
+
+    def noted(saver: Saver, save: Any) -> Any:
+        done = write(saver, save)
+        saved.set()
+        return done
 
     def taken(record: Record) -> None:
         if not now:
+            assert saved.wait(30)
             path.rename(aside)
             put(there, runs)(path)
             now.append(read_tree(path) if path.is_dir() else {})
 
-    outcome = start(path, on_record=taken, async_save=async_save)
+    with monkeypatch.context() as patch:
+        patch.setattr(Saver, "write", noted)
+        outcome = start(path, on_record=taken, async_save=async_save)
     assert now, "no record was delivered"
     assert_told(outcome, 74)
     assert f"{path} was removed or replaced while the run was writing to it" in outcome.message

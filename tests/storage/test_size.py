@@ -26,6 +26,7 @@ from trainer.storage.size import parse_size
         ("3TB", 3 * 10**12),
         ("1TiB", 1 << 40),
         ("0.5kB", 500),
+        pytest.param("9" * 400, int("9" * 400), id="beyond floating point"),
     ],
 )
 def test_a_size_is_a_number_and_a_unit(text: str, size: int) -> None:
@@ -40,7 +41,7 @@ def test_a_number_alone_is_bytes(size: int) -> None:
 @pytest.mark.parametrize(
     "text",
     ["", " ", "GB", "2 apples", "2G", "-1MB", "+1MB", "1e9", "1,5MB", "0", "0GB", "0.4", "0.0001kB", "inf", "nan",
-     "2GB2", "2 G B", "_1", "1.MB", ".5MB", "2GBit", "\n"],
+     "2GB2", "2 G B", "_1", "1_MB", "1__0MB", "1.MB", ".5MB", "2GBit", "\n"],
 )  # fmt: skip
 def test_what_is_no_size_is_refused_in_one_line_that_shows_how(text: str) -> None:
     with pytest.raises(ConfigError) as refused:

@@ -78,13 +78,10 @@ def point_state_file(directory: RunDirectory, steps: Iterable[int]) -> None:
     directory.files.replace(directory.state_file, "\n".join(lines).encode() + b"\n")
 
 
-def delete(directory: RunDirectory, step: int) -> bool:
+def delete(directory: RunDirectory, step: int) -> None:
     """Deletes the checkpoint of `step`: first its manifest turns into the mark, so that a kill leaves no torn one.
 
     A file that is not ours stays, and the folder with it.
-
-    Returns:
-      Whether there was anything of ours.
     """
     files, folder = directory.files, directory.checkpoint(step)
     with writing(folder):
@@ -92,8 +89,7 @@ def delete(directory: RunDirectory, step: int) -> bool:
             files.rename(directory.manifest(step), directory.unfinished(step))
         # Also where a process that was killed here has renamed it: no crash may bring it back without its files.
         files.sync_directory(folder)
-        before = files.list(folder)
-        for name in before:
+        for name in files.list(folder):
             path = os.path.join(folder, name)
             if _OUR_FOLDERS.fullmatch(name):
                 files.remove_tree(path)
@@ -102,10 +98,8 @@ def delete(directory: RunDirectory, step: int) -> bool:
         # The mark goes last: a kill before leaves a folder that is known as ours.
         files.sync_directory(folder)
         files.remove(directory.unfinished(step))
-        left = files.list(folder)
-        if not left:
+        if not files.list(folder):
             files.remove_directory(folder)
-        return left != before or not left
 
 
 def discard_unfinished(directory: RunDirectory) -> tuple[list[int], list[int]]:

@@ -1,10 +1,12 @@
-"""Which checkpoints are kept, and why: a pure function."""
+"""Which checkpoints are kept, and why: pure functions."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+import dataclasses
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from trainer.ledger.manifest import Manifest
+from trainer.timeline.cadence import Progress
 
 
 def kept_checkpoints(
@@ -48,3 +50,49 @@ def kept_checkpoints(
 def settled(kept: Mapping[int, Collection[str]], manifests: Mapping[int, Manifest]) -> tuple[int, ...]:
     """The steps of `kept` that an undisturbed run keeps too: none for its being transient, or only resumed from."""
     return tuple(step for step in sorted(kept) if not manifests[step].transient and set(kept[step]) != {"resumed"})
+
+
+@dataclasses.dataclass(frozen=True)
+class Decision:
+    """What is decided with a save."""
+
+    manifest: Manifest
+    """That of the new checkpoint, which says what stays."""
+    stay: tuple[int, ...]
+    """The steps of the checkpoints that stay once it is committed, its own among them."""
+    delete: tuple[int, ...]
+    """The steps of those that need not."""
+
+
+def decide(
+    manifest: Manifest,
+    known: Mapping[int, Manifest],
+    *,
+    keep_last: int,
+    best_steps: Collection[int],
+    resumed_from: int | None,
+    keeps_for_good: Callable[[Progress, Progress], bool],
+) -> Decision:
+    """Decides which checkpoints stay once that of `manifest` is committed.
+
+    Args:
+      manifest: that of the new checkpoint, or the one that replaces the newest checkpoint's.
+      known: those of the committed checkpoints, by step.
+      keep_last: as for `kept_checkpoints`.
+      best_steps: as for `kept_checkpoints`.
+      resumed_from: as for `kept_checkpoints`.
+      keeps_for_good: whether a checkpoint stays for good, given the progress of the last one before it that is not
+        transient, and its own.
+    """
+    others = {step: other for step, other in known.items() if step != manifest.step}
+    regular = [other for other in others.values() if not other.transient]
+    before = max(regular, key=lambda other: other.step).progress if regular else Progress()
+    if not manifest.transient and keeps_for_good(before, manifest.progress):
+        manifest = dataclasses.replace(manifest, for_good=True)
+    manifests = {**others, manifest.step: manifest}
+    kept = kept_checkpoints(manifests.values(), keep_last=keep_last, best_steps=best_steps, resumed_from=resumed_from)
+    return Decision(
+        manifest=dataclasses.replace(manifest, kept=settled(kept, manifests)),
+        stay=tuple(sorted(kept)),
+        delete=tuple(sorted(others.keys() - kept.keys())),
+    )

@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable
 
 import tensorflow as tf
 
 from trainer.checkpoint import folder, tensors
+from trainer.checkpoint.retention import Decision
 from trainer.errors import Unwritable
 from trainer.ledger.journal import Journal, NoJournal
 from trainer.ledger.log import MetricLog
@@ -20,15 +20,10 @@ from trainer.ledger.manifest import Manifest, StateFile
 class Save:
     """All that has to be known of one save, decided before it begins."""
 
-    manifest: Manifest
-    """Without the files, where these are yet to be written."""
-    delete: tuple[int, ...]
-    """The checkpoints that need not stay once this one is committed."""
-    stay: tuple[int, ...]
+    decision: Decision
+    """The manifest, without the files where these are yet to be written; and what stays once it is committed."""
     source: tf.train.Checkpoint | None
     """What to write; None where the files are there and only the manifest is new."""
-    check: Callable[[], None] | None
-    """Raises where `source` is not all that there is to write."""
     verify: bool
     """Whether to read the files back before the commit."""
     background: bool
@@ -69,20 +64,17 @@ class Saver:
 
         Raises:
           Unwritable: a file could not be written, or not be read back.
-          ConfigError: there are variables that `save.source` does not have.
         """
         started = time.monotonic()
-        manifest, step = save.manifest, save.manifest.step
+        manifest, step = save.decision.manifest, save.decision.manifest.step
         self._log.sync()
         if save.source is not None:
-            if save.check:
-                save.check()
             manifest = dataclasses.replace(manifest, files=self._write_files(save.source, step, verify=save.verify))
         written = time.monotonic()
         folder.commit(self._directory, manifest)
         committed = time.monotonic()
-        folder.point_state_file(self._directory, save.stay)
-        for other in save.delete:
+        folder.point_state_file(self._directory, save.decision.stay)
+        for other in save.decision.delete:
             folder.delete(self._directory, other)
         stall = save.wait_s + save.snapshot_s + (0.0 if save.background else time.monotonic() - started)
         self._journal.write(
@@ -96,10 +88,10 @@ class Saver:
             commit_s=round(committed - written, 6),
             bytes=manifest.size,
         )
-        if save.delete:
-            self._journal.write("prune", steps=list(save.delete), why="retention")
+        if save.decision.delete:
+            self._journal.write("prune", steps=list(save.decision.delete), why="retention")
         # Where only the manifest is new, the tensors are those that were resumed from.
-        return Saved(manifest, save.delete, save.verify or save.source is None)
+        return Saved(manifest, save.decision.delete, save.verify or save.source is None)
 
     def _write_files(self, source: tf.train.Checkpoint, step: int, *, verify: bool) -> tuple[StateFile, ...]:
         """Writes the tensors, durably, into a folder that is marked as unfinished."""

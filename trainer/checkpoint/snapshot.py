@@ -52,14 +52,10 @@ class Snapshot:
         self.take()
 
     def take(self) -> None:
-        """Copies every variable, as they are between two chunks."""
-        self._copy()
-
-    def check(self) -> None:
-        """Makes sure that nothing was added to the originals since.
+        """Copies every variable, as they are between two chunks.
 
         Raises:
-          ConfigError: there are variables that the copy does not have.
+          ConfigError: there are variables that were not there when the copy was set up.
         """
         found = map(variable_of, tf.train.TrackableView(self._checkpoint).descendants())
         late = [variable for variable in found if variable is not None and id(variable) not in self._shadows]
@@ -69,6 +65,7 @@ class Snapshot:
                 f"variables were created after the first asynchronous save ({len(late)}: {names}); create all of them "
                 "before, or use async_save=false"
             )
+        self._copy()
 
     def _copy_all(self) -> None:
         with tf.device("CPU:0"):

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from trainer.checkpoint import folder, tensors
 from trainer.checkpoint.recovery import Recovery, recover
-from trainer.checkpoint.retention import kept_checkpoints, settled
+from trainer.checkpoint.retention import decide, kept_checkpoints
 from trainer.checkpoint.saver import Save, Saved, Saver
 from trainer.checkpoint.snapshot import NoSnapshot, Snapshot
 from trainer.checkpoint.writer import Writer
@@ -83,6 +83,7 @@ class CheckpointStore:
         self._keeps_for_good = keeps_for_good
         self._async = async_save
         self._verify = verify_saves
+        self._max_shard = max_shard
         self._on_commit = on_commit
         self._run = run
         self._journal = journal or NoJournal()
@@ -90,7 +91,7 @@ class CheckpointStore:
         self._writer: Writer[Saved] | None = None
         self._snapshot: Snapshot | None = None
         self._manifests: dict[int, Manifest] = {}
-        self._begun = False
+        self._begun = self._prepared = False
         self._resumed_from: int | None = None
         self._saving: int | None = None
         self._unverified: int | None = None
@@ -128,14 +129,22 @@ class CheckpointStore:
 
         Returns:
           Why the store has to save in place after all, if it has to.
+
+        Raises:
+          ConfigError: a variable cannot be cut into files as small as `max_shard`.
         """
-        if self._async and self._snapshot is None:
-            try:
-                self._snapshot = Snapshot(self._checkpoint)
-            except NoSnapshot as error:
-                self._async = False
-                return f"checkpoints are saved in place, and training waits for each: {error}"
-            self._writer = Writer()
+        if self._prepared:
+            return None
+        self._prepared = True
+        if self._max_shard:
+            tensors.check_shards(self._checkpoint, self._max_shard)
+        if not self._async:
+            return None
+        try:
+            self._snapshot = Snapshot(self._checkpoint)
+        except NoSnapshot as error:
+            return f"checkpoints are saved in place, and training waits for each: {error}"
+        self._writer = Writer()
         return None
 
     def resume(self) -> Progress:
@@ -311,30 +320,17 @@ class CheckpointStore:
         **seconds: float,
     ) -> None:
         """Decides which checkpoints stay once `manifest` is committed, and has it written."""
-        others = {step: known for step, known in self._manifests.items() if step != manifest.step}
-        regular = max((step for step, known in others.items() if not known.transient), default=None)
-        before = Progress() if regular is None else others[regular].progress
-        if not manifest.transient and self._keeps_for_good(before, manifest.progress):
-            manifest = dataclasses.replace(manifest, for_good=True)
-        manifests = {**others, manifest.step: manifest}
-        kept = kept_checkpoints(
-            manifests.values(),
+        decision = decide(
+            manifest,
+            self._manifests,
             keep_last=self._keep_last,
             best_steps=best_steps,
             # Until a newer one has been read back it is the last that is known to be good.
             resumed_from=self._resumed_from if self._verify == "last" and not verify else None,
+            keeps_for_good=self._keeps_for_good,
         )
-        save = Save(
-            # The manifest does not tell of signals before it: without the transient ones.
-            manifest=dataclasses.replace(manifest, kept=settled(kept, manifests)),
-            delete=tuple(sorted(others.keys() - kept.keys())),
-            stay=tuple(sorted(kept)),
-            source=source,
-            check=self._snapshot.check if self._snapshot else None,
-            verify=verify,
-            background=self._writer is not None and source is not None,
-            **seconds,
-        )
+        background = self._writer is not None and source is not None
+        save = Save(decision=decision, source=source, verify=verify, background=background, **seconds)
         if self._writer and save.background:
             self._saving = manifest.step
             self._writer.start(lambda: self._saver.write(save))

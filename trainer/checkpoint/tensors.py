@@ -6,8 +6,9 @@ import re
 
 import tensorflow as tf
 
+from trainer.checkpoint.objects import variable_of
 from trainer.checkpoint.recovery import Damaged
-from trainer.errors import Unusable, Unwritable
+from trainer.errors import ConfigError, Unusable, Unwritable
 
 DAMAGE = (tf.errors.OpError, IndexError, ValueError)
 """What TensorFlow raises for a damaged checkpoint: a flipped byte, a missing or a truncated file."""
@@ -20,6 +21,25 @@ _SHORTAGE = (
     tf.errors.DeadlineExceededError,
     tf.errors.AbortedError,
 )
+
+
+def check_shards(checkpoint: tf.train.Checkpoint, max_shard: int) -> None:
+    """Makes sure that every variable can be cut into pieces of at most `max_shard` bytes.
+
+    TensorFlow cuts along one axis; where not even a piece of length 1 fits, it never comes to an end.
+
+    Raises:
+      ConfigError: one cannot be.
+    """
+    for variable in map(variable_of, tf.train.TrackableView(checkpoint).descendants()):
+        if variable is None or not variable.shape.rank or not variable.shape.num_elements():
+            continue
+        least = variable.shape.num_elements() // max(variable.shape) * variable.dtype.size
+        if least > max_shard:
+            raise ConfigError(
+                f"max_shard is {max_shard} bytes, and {variable.name} of shape {variable.shape} cannot be cut into "
+                f"pieces of less than {least}; expected that or more"
+            )
 
 
 def write(checkpoint: tf.train.Checkpoint, prefix: str, *, step: int, max_shard: int | None) -> None:

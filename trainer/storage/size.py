@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 
 from trainer.errors import ConfigError
 
@@ -23,9 +24,9 @@ def parse_size(text: str) -> int:
     Raises:
       ConfigError: it does not parse, or is less than a byte.
     """
-    match = re.fullmatch(r"\s*(\d[\d_]*(?:\.\d+)?)\s*([a-z]*)\s*", text.lower())
+    match = re.fullmatch(r"\s*(\d+(?:_\d+)*(?:\.\d+)?)\s*([a-z]*)\s*", text.lower())
     unit = _UNITS.get(match[2]) if match else None
-    size = int(float(match[1]) * unit) if match and unit else 0
+    size = int(Fraction(match[1].replace("_", "")) * unit) if match and unit else 0
     if size < 1:
         raise ConfigError(f"{text!r} is no size; expected a number of bytes with a unit, such as 2GB or 512MiB")
     return size
