@@ -267,6 +267,7 @@ def test_start_while_the_storage_does_not_answer_is_refused_and_nothing_moved(st
     assert refused == {"list", "exists", "is_directory", "read", "size", "crc32", "blocks"}
 
 
+@pytest.mark.slow
 def test_save_while_the_storage_does_not_answer_is_refused_and_nothing_lost(start):
     refused = set()
     for moment in itertools.count():
@@ -310,6 +311,7 @@ def test_unfinished_checkpoint_is_discarded_and_a_foreign_folder_stays(start):
     assert loop.read(foreign) == {"notes.txt": b"mine"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", ["gfile", "ram"], indirect=True)  # The local disk has tests of its own.
 def test_process_that_ends_before_any_operation_of_a_start_or_a_save_is_made_good_by_the_next(start):
     """A start with a damaged checkpoint and records to cut, then a save that deletes an older one."""

@@ -84,7 +84,9 @@ def test_attempts_are_not_confused_by_a_very_long_line(tmp_path: pathlib.Path) -
 
 
 def test_attempts_go_on_after_a_very_long_journal(tmp_path: pathlib.Path) -> None:
-    line = json.dumps({"time": "", "attempt": 7, "event": "save", "step": 1}).encode() + b"\n"
+    line = (
+        json.dumps({"time": "2026-01-02T03:04:05.678901Z", "attempt": 7, "event": "save", "step": 1}).encode() + b"\n"
+    )
     (tmp_path / "journal.jsonl").write_bytes(line * 20_000)
     assert journal_in(tmp_path).attempt == 8
 
@@ -92,7 +94,7 @@ def test_attempts_go_on_after_a_very_long_journal(tmp_path: pathlib.Path) -> Non
 def test_lines_between_attempts_can_bear_the_number_of_the_last_one(tmp_path: pathlib.Path) -> None:
     journal_in(tmp_path).write("start")
     directory = RunDirectory(tmp_path)
-    Journal(directory, attempt=last_attempt(directory)).write("rewind", step=7)
+    Journal(directory, attempt=last_attempt(directory)).write("rewind", step=7, orphans="orphans/attempt-0001-rewind")
     assert [entry["attempt"] for entry in read_journal(directory)] == [1, 1]
     assert journal_in(tmp_path).attempt == 2
 

@@ -49,7 +49,7 @@ def test_before_the_first_start_there_is_none(tmp_path: pathlib.Path) -> None:
 
 
 def test_keys_of_a_later_version_of_the_same_format_do_no_harm(tmp_path: pathlib.Path) -> None:
-    (tmp_path / "run.json").write_text(json.dumps({**json.loads(INFO.encode()), "added_later": [1]}))
+    (tmp_path / "run.json").write_text(json.dumps({**json.loads(INFO.encode()), "added_later": [1], "crc32": None}))
     assert RunInfo.load(RunDirectory(tmp_path)) == INFO
 
 
@@ -74,6 +74,6 @@ def test_what_this_version_did_not_write_is_refused_and_named(tmp_path: pathlib.
 def test_a_run_json_whose_section_is_no_object_is_refused(tmp_path: pathlib.Path) -> None:
     directory = RunDirectory(tmp_path)
     value = json.loads(INFO.encode())
-    (tmp_path / "run.json").write_text(json.dumps({**value, "parameters": 3}))
+    (tmp_path / "run.json").write_text(json.dumps({**value, "parameters": 3, "crc32": None}))
     with pytest.raises(Unusable, match="parameters"):
         RunInfo.load(directory)

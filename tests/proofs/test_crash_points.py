@@ -175,9 +175,11 @@ def deletes_before_it_commits(monkeypatch: pytest.MonkeyPatch) -> None:
     write = Saver.write
 
     def mistaken(saver: Saver, save: Save) -> Saved:
-        for step in save.delete:
+        early = save.decision.delete
+        for step in early:
             folder.delete(saver._directory, step)
-        return dataclasses.replace(write(saver, dataclasses.replace(save, delete=())), deleted=save.delete)
+        late = dataclasses.replace(save, decision=dataclasses.replace(save.decision, delete=()))
+        return dataclasses.replace(write(saver, late), deleted=early)
 
     monkeypatch.setattr(Saver, "write", mistaken)
 
@@ -185,9 +187,9 @@ def deletes_before_it_commits(monkeypatch: pytest.MonkeyPatch) -> None:
 def deletes_the_files_first(monkeypatch: pytest.MonkeyPatch) -> None:
     delete = folder.delete
 
-    def mistaken(directory: RunDirectory, step: int) -> bool:
+    def mistaken(directory: RunDirectory, step: int) -> None:
         directory.files.remove(f"{directory.state_prefix(step)}.index")
-        return delete(directory, step)
+        delete(directory, step)
 
     monkeypatch.setattr(folder, "delete", mistaken)
 

@@ -35,6 +35,7 @@ import trainer
 import trainer.checkpoint.writer as writer_module
 import trainer.ledger.journal as journal_module
 import trainer.run.trainer as trainer_module
+import trainer.storage.files as files_module
 from trainer.checkpoint import tensors
 from trainer.checkpoint.objects import variable_of
 from trainer.checkpoint.saver import Saver
@@ -351,14 +352,17 @@ def test_a_truncated_file_is_noticed_or_harmless(
 
 def test_no_bit_of_the_identity_changes_unseen(path: pathlib.Path) -> None:
     """What jit or the id of the run say has no second witness."""
-    directory = RunDirectory(path)
+    known = RunInfo.load(RunDirectory(path))
     content = (path / "run.json").read_bytes()
-    known = RunInfo.load(directory)
-    assert known
+
+    class InMemory(Files):
+        def read(self, path: str) -> bytes:
+            return bytes(damaged)
+
+    directory = RunDirectory(path, InMemory())
     for place in range(len(content) * 8):
         damaged = bytearray(content)
         damaged[place // 8] ^= 1 << place % 8
-        (path / "run.json").write_bytes(damaged)
         with contextlib.suppress(Unusable):
             assert RunInfo.load(directory) == known, f"bit {place % 8} of byte {place // 8}"
 
@@ -368,7 +372,7 @@ def test_a_damaged_journal_or_manifest_is_shown_as_far_as_it_can_be_read(path: p
     for name in ("journal.jsonl", "manifest.json"):
         file = file_of(path, name)
         content = file.read_bytes()
-        for place in range(0, len(content), 3):
+        for place in range(0, len(content), 7):
             damaged = bytearray(content)
             damaged[place] ^= 1 << place % 8
             file.write_bytes(damaged)
@@ -829,13 +833,43 @@ SHORT_OF_READ = {
 }
 
 
+class BadSector:
+    """An open file that cannot be read, and whose error does not say which file it is."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def __enter__(self) -> BadSector:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
+
+    def read(self, size: int = -1) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
 @pytest.mark.parametrize("name", SHORT_OF_READ)
 def test_a_file_that_cannot_be_read_is_passed_over_or_refused(
-    name: str, path: pathlib.Path, runs: Runs, start: Start
+    name: str, path: pathlib.Path, runs: Runs, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = read_tree(path)
-    files = unreadable(errno.EIO, name)
-    outcome = start(path, files)
+    bad = [str(path / name)]
+
+    def opened(subject: str, mode: str) -> Any:
+        file = open(subject, mode)  # noqa: SIM115
+        if mode == "rb" and subject in bad:
+            bad.clear()
+            return BadSector(file)
+        return file
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files_module, "open", opened, raising=False)
+        outcome = start(path)
+    assert not bad, "it was not read"
     assert_told(outcome, SHORT_OF_READ[name])
     assert os.strerror(errno.EIO) in outcome.message
     assert os.path.basename(name) in outcome.message

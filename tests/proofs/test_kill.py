@@ -13,6 +13,7 @@ import pytest
 
 from trainer.ledger.directory import RunDirectory
 from trainer.ledger.log import read_records
+from trainer.timeline.schedule import RECONCILE_MODES
 from trainer.views.tensorboard import first_difference
 
 pytestmark = pytest.mark.slow
@@ -25,23 +26,24 @@ FLAGS = (
     "--log_every=7",
     "--save_every=5",
     "--eval_every=11",
+    "--keep_every=700steps",
     "--tick=0.05s",
     "--progress=never",
 )
 
 
-@pytest.mark.parametrize("reconcile", ["carry"])
 def test_a_run_killed_at_random_moments_leaves_the_same_bytes_as_one_that_never_was(
-    reconcile: str,
     tmp_path: pathlib.Path,
     command: Callable[..., subprocess.CompletedProcess[str]],
     start: Callable[..., subprocess.Popen[bytes]],
     tensors_of: Callable[[pathlib.Path], dict[str, bytes]],
 ) -> None:
     seed = random.SystemRandom().randrange(2**32)
-    print(f"seed {seed}")
     chance = random.Random(seed)
-    flags = (*FLAGS, f"--reconcile={reconcile}")
+    # One of the modes each time: together they would take minutes.
+    mode = (f"--reconcile={chance.choice(RECONCILE_MODES)}", f"--async_save={chance.choice(['true', 'false'])}")
+    print(f"seed {seed}: {' '.join(mode)}")
+    flags = (*FLAGS, *mode)
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
     ended = command("main", *flags, f"--run_dir={undisturbed}")
     assert ended.returncode == 0, ended.stderr

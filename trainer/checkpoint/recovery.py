@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import itertools
 import os
 import re
 from collections.abc import Callable
@@ -86,7 +87,7 @@ def recover(
         except OSError as error:
             if error.errno in _SHORTAGE:
                 raise Unusable(f"checkpoint {step} cannot be read now: {error}; mend that, then run again") from error
-            bad.append((step, str(error)))
+            bad.append((step, f"{os.path.basename(error.filename or '')} cannot be read: {error.strerror or error}"))
         except (BadManifest, Damaged) as error:
             bad.append((step, str(error)))
         else:
@@ -112,6 +113,14 @@ def recover(
     if removed:
         journal.write("prune", steps=removed, why="unfinished")
     return Recovery(found, tuple(bad), cut, tuple(foreign))
+
+
+def orphans_folder(directory: RunDirectory, attempt: int) -> str:
+    """A folder for what a resume puts aside: the attempt's, or where no journal counts the attempts, a new one."""
+    if attempt:
+        return directory.orphans_of(attempt)
+    folders = map(directory.orphans_of, itertools.count(1))
+    return next(path for path in folders if not directory.files.exists(path))
 
 
 def _check_index(directory: RunDirectory, manifest: Manifest) -> None:

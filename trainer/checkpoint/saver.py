@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
+from collections.abc import Callable
 
 import tensorflow as tf
 
@@ -51,13 +52,17 @@ class Saver:
       log: the metric log of the run directory.
       max_shard: how many bytes a data file may have; None writes one file, of any size.
       journal: where saves and prunes are noted.
+      guard: raises when what is at the run directory's path is not the run directory any more.
     """
 
-    def __init__(self, log: MetricLog, *, max_shard: int | None, journal: Journal | NoJournal) -> None:
+    def __init__(
+        self, log: MetricLog, *, max_shard: int | None, journal: Journal | NoJournal, guard: Callable[[], None]
+    ) -> None:
         self._log = log
         self._directory = log.directory
         self._max_shard = max_shard
         self._journal = journal
+        self._guard = guard
 
     def write(self, save: Save) -> Saved:
         """Makes the records durable and writes the files, then commits, then deletes what need not stay.
@@ -68,9 +73,12 @@ class Saver:
         started = time.monotonic()
         manifest, step = save.decision.manifest, save.decision.manifest.step
         self._log.sync()
+        self._guard()
         if save.source is not None:
             manifest = dataclasses.replace(manifest, files=self._write_files(save.source, step, verify=save.verify))
         written = time.monotonic()
+        # TensorFlow may have taken its time, and makes the folders that it writes to.
+        self._guard()
         folder.commit(self._directory, manifest)
         committed = time.monotonic()
         folder.point_state_file(self._directory, save.decision.stay)
@@ -108,6 +116,7 @@ class Saver:
         except Unwritable:
             # Where the disk is full, what is of no use makes room for the line in the journal that says so.
             with contextlib.suppress(Unwritable):
+                self._guard()
                 folder.delete(self._directory, step)
             raise
         return files

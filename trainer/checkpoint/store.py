@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import time
 import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -12,7 +11,7 @@ from typing import Any
 import tensorflow as tf
 
 from trainer.checkpoint import folder, tensors
-from trainer.checkpoint.recovery import Recovery, recover
+from trainer.checkpoint.recovery import Recovery, orphans_folder, recover
 from trainer.checkpoint.retention import decide, kept_checkpoints
 from trainer.checkpoint.saver import Save, Saved, Saver
 from trainer.checkpoint.snapshot import NoSnapshot, Snapshot
@@ -53,6 +52,8 @@ class CheckpointStore:
       on_commit: receives the manifest of each checkpoint that is known to be committed, in the thread of the caller.
       run: the run's id, which each checkpoint bears; None when the caller has none.
       journal: where saves and prunes are noted, if anywhere.
+      guard: raises where the run directory is not the one any more; asked before a save writes to it.
+      warn: receives what the user has to know, a line each; by default Python's warnings do.
 
     Raises:
       ConfigError: a value that cannot be.
@@ -71,6 +72,8 @@ class CheckpointStore:
         on_commit: Callable[[Manifest], None] | None = None,
         run: str | None = None,
         journal: Journal | None = None,
+        guard: Callable[[], None] = lambda: None,
+        warn: Callable[[str], None] = lambda line: warnings.warn(line, stacklevel=3),
     ) -> None:
         if keep_last < 1:
             raise ConfigError(f"keep_last={keep_last} would delete the newest checkpoint; expected 1 or more")
@@ -87,7 +90,8 @@ class CheckpointStore:
         self._on_commit = on_commit
         self._run = run
         self._journal = journal or NoJournal()
-        self._saver = Saver(log, max_shard=max_shard, journal=self._journal)
+        self._saver = Saver(log, max_shard=max_shard, journal=self._journal, guard=guard)
+        self._warn = warn
         self._writer: Writer[Saved] | None = None
         self._snapshot: Snapshot | None = None
         self._manifests: dict[int, Manifest] = {}
@@ -107,7 +111,7 @@ class CheckpointStore:
             self._collect(wait=True)
         except Exception as second:
             # The first error is the one to tell, and this one must not be lost.
-            warnings.warn(f"what was being saved is lost as well: {second}", stacklevel=2)
+            self._warn(f"what was being saved is lost as well: {second}")
         self._end_writer()
 
     @property
@@ -155,13 +159,13 @@ class CheckpointStore:
         """
         recovery = self.recover()
         for line in recovery.warnings():
-            warnings.warn(line, stacklevel=2)
+            self._warn(line)
         return recovery.manifest.progress if recovery.manifest else Progress()
 
     def recover(self) -> Recovery:
         """As `resume`, and returns all that was found."""
         with reading(self.directory.path):
-            orphans = self._orphans()
+            orphans = orphans_folder(self.directory, self._journal.attempt)
             recovery = recover(
                 self.directory, self._log, self._restore, run=self._run, orphans=orphans, journal=self._journal
             )
@@ -214,7 +218,7 @@ class CheckpointStore:
         if self.has(step):
             raise ConfigError(f"step {step} is saved already; save each step once")
         if why := self.prepare():
-            warnings.warn(why, stacklevel=2)
+            self._warn(why)
         self._begin()
         self._collect(wait=True)
         waited = time.monotonic()
@@ -386,10 +390,3 @@ class CheckpointStore:
 
     def _restore(self, manifest: Manifest) -> None:
         tensors.restore(self._checkpoint, self.directory.state_prefix(manifest.step), step=manifest.step)
-
-    def _orphans(self) -> str:
-        """A folder for what a resume puts aside: the attempt's, or where no journal counts the attempts, a new one."""
-        if self._journal.attempt:
-            return self.directory.orphans_of(self._journal.attempt)
-        folders = map(self.directory.orphans_of, itertools.count(1))
-        return next(path for path in folders if not self.directory.files.exists(path))

@@ -12,6 +12,20 @@ from trainer.ledger.record import compact_json
 
 _TAIL_BYTES = 1 << 16
 
+_NEEDED = {"save": ("step",), "evaluate": ("step",), "resume": ("step",), "rewind": ("orphans",)}
+"""What readers count on in the line of an event, beside what each line has."""
+_KINDS: dict[str, tuple[type, ...]] = {
+    "attempt": (int,),
+    "event": (str,),
+    "step": (int, type(None)),
+    "orphans": (str,),
+    "reason": (str,),
+    "exit_code": (int,),
+    "stall_s": (int, float),
+    "error": (str,),
+    "host": (str,),
+}
+
 
 def utc_now() -> datetime.datetime:
     """The wall clock."""
@@ -81,9 +95,14 @@ def read_journal(directory: RunDirectory) -> list[dict[str, Any]]:
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:
-    """The entry of one line; None for a line torn by a kill."""
+    """The entry of one line; None for a line torn by a kill, or damaged so that it cannot be relied on."""
     try:
         entry = json.loads(line)
-    except ValueError:
+        datetime.datetime.fromisoformat(entry["time"].replace("Z", "+00:00"))
+        needed = {"attempt", "event", *_NEEDED.get(entry["event"], ())}
+    except (ValueError, KeyError, TypeError, AttributeError):
         return None
-    return entry if isinstance(entry, dict) and isinstance(entry.get("attempt"), int) else None
+    whole = needed <= entry.keys() and all(
+        isinstance(entry[name], kinds) for name, kinds in _KINDS.items() if name in entry
+    )
+    return entry if whole else None

@@ -112,15 +112,21 @@ class MetricLog:
         """
         files, path = self.directory.files, self.directory.metrics
         vouched = manifest.log if manifest else LogPosition(0, 0, "")
-        digest, size = hashlib.sha256(), 0
+        digest, size, records = hashlib.sha256(), 0, 0
         if vouched.bytes and files.exists(path):
             for block in files.blocks(path, stop=vouched.bytes):
                 digest.update(block)
                 size += len(block)
+                records += block.count(b"\n")
         if manifest and (size != vouched.bytes or digest.hexdigest() != vouched.sha256):
             raise Unusable(
                 f"{path} is not what checkpoint {manifest.step} vouches for: {first_bad_record(self.directory)}; "
                 "put the original file back, or start again in another run_dir"
+            )
+        if manifest and records != vouched.records:
+            raise Unusable(
+                f"{path} is not what checkpoint {manifest.step} vouches for: {records} records are there, where its "
+                f"manifest says {vouched.records}; put the original manifest back, or start again in another run_dir"
             )
         self._records = self.durable = vouched.records
         self._bytes, self._digest = size, digest

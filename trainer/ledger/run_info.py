@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import uuid
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,8 +35,9 @@ class RunInfo:
     run_id: str = dataclasses.field(default_factory=lambda: uuid.uuid4().hex)
 
     def encode(self) -> bytes:
-        """The content of `run.json`: JSON for people too."""
-        return json.dumps({"format": FORMAT, **dataclasses.asdict(self)}, indent=1, ensure_ascii=False).encode() + b"\n"
+        """The content of `run.json`: JSON for people too, and last its own checksum."""
+        value = {"format": FORMAT, **dataclasses.asdict(self)}
+        return json.dumps({**value, "crc32": _checksum(value)}, indent=1, ensure_ascii=False).encode() + b"\n"
 
     @classmethod
     def load(cls, directory: RunDirectory) -> RunInfo | None:
@@ -48,6 +50,9 @@ class RunInfo:
             return None
         try:
             value = json.loads(directory.files.read(directory.run_info))
+            stated = value.pop("crc32", None)
+            if stated not in (None, _checksum(value)):
+                raise ValueError("it is not as it was written: its crc32 is another")
             if value.pop("format") != FORMAT:
                 raise ValueError(f"its format is not {FORMAT}")
             for section in ("parameters", "threads", "machine", "versions", "data"):
@@ -61,3 +66,9 @@ class RunInfo:
             raise Unusable(
                 f"{directory.run_info} cannot be read ({error}); put the original back, or choose another run_dir"
             ) from error
+
+
+def _checksum(value: Mapping[str, Any]) -> str:
+    """The CRC-32 of the object, written compactly: eight lower-case hex digits."""
+    # Parameters may be infinite: this is for us to read, and not as strict as a record.
+    return f"{zlib.crc32(json.dumps(value, separators=(',', ':'), ensure_ascii=False).encode()):08x}"

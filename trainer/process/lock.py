@@ -34,8 +34,12 @@ class Lock:
         """
         try:
             same = os.path.samestat(os.stat(self._folder), os.fstat(self._descriptor))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             same = False
+        except OSError as error:
+            raise Unwritable(
+                f"cannot reach {self._folder}: {error.strerror}; mend that, then run the same command again"
+            ) from error
         if not same:
             raise Unwritable(
                 f"{self._folder} was removed or replaced while the run was writing to it; put it back, or start again"
@@ -53,26 +57,27 @@ def locked(path: str) -> Iterator[Lock]:
       InUse: another process holds it; the message names the holder.
       Unwritable: the lock file cannot be made.
     """
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    except OSError as error:
-        raise Unwritable(f"cannot write {path}: {error.strerror}; choose another run_dir") from error
-    # The folder is locked too: a lock file that somebody deletes, taking it for a stale one, must not let two in.
-    folder = os.open(os.path.dirname(path), os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        if not (_taken(descriptor) and _taken(folder)):
-            raise InUse(
-                f"{os.path.dirname(path)} is in use by {_holder(descriptor)}; "
-                "wait for it, stop it, or choose another run_dir"
-            )
-        since = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
-        holder = {"host": socket.gethostname(), "pid": os.getpid(), "since": since}
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps(holder).encode() + b"\n", 0)
+    with contextlib.ExitStack() as stack:
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            stack.callback(os.close, descriptor)
+            # The folder too: a lock file that somebody deletes, taking it for a stale one, must not let two in.
+            folder = os.open(os.path.dirname(path), os.O_RDONLY | os.O_CLOEXEC)
+            stack.callback(os.close, folder)
+            if not (_taken(descriptor) and _taken(folder)):
+                raise InUse(
+                    f"{os.path.dirname(path)} is in use by {_holder(descriptor)}; "
+                    "wait for it, stop it, or choose another run_dir"
+                )
+            since = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+            holder = {"host": socket.gethostname(), "pid": os.getpid(), "since": since}
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, json.dumps(holder).encode() + b"\n", 0)
+        except OSError as error:
+            raise Unwritable(
+                f"cannot write {path}: {error.strerror}; free space, mend the permissions, or choose another run_dir"
+            ) from error
         yield Lock(os.path.dirname(path), folder)
-    finally:
-        os.close(folder)
-        os.close(descriptor)
 
 
 def _taken(descriptor: int) -> bool:

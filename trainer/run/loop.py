@@ -127,6 +127,7 @@ class Loop:
                 if time.monotonic() - self._synced > _SYNC_SECONDS and not self._to.store.busy:
                     self._sync()
         self._to.store.drain()
+        self._to.lock.check()
         self._sync()
         return stop
 

@@ -31,6 +31,7 @@ from trainer.run.identity import changed_flags, check_identity
 from trainer.run.initial import find_source, load_weights
 from trainer.run.loop import Loop, Outlets, Stop
 from trainer.run.profile import Profile
+from trainer.storage.files import reading
 from trainer.timeline.cadence import Progress
 from trainer.views.plan import plan_lines
 from trainer.views.progress import Progress as ProgressView
@@ -118,8 +119,9 @@ class Trainer:
           Unwritable: the log or a checkpoint could not be written.
           Diverged: a loss or a weight is not finite.
         """
-        self._check_directory()
-        known = RunInfo.load(self.directory)
+        with reading(self.directory.path):
+            self._check_directory()
+            known = RunInfo.load(self.directory)
         view = make_progress(self.config.progress)
         if self.config.dry_run:
             parts, loaded = self._assemble(known)
@@ -155,9 +157,12 @@ class Trainer:
     ) -> Result:
         config, directory = self.config, self.directory
         loop: Loop | None = None
-        journal = Journal(directory)
-        with _faults_noted(journal, lambda: loop.progress.step if loop else None), contextlib.ExitStack() as stack:
-            self._note_start(parts, journal)
+        with reading(directory.journal):
+            journal = Journal(directory)
+        noted = _faults_noted(journal, lock, lambda: loop.progress.step if loop else None)
+        with noted, contextlib.ExitStack() as stack:
+            with reading(directory.flags):
+                self._note_start(parts, journal)
             log = MetricLog(directory, epoch_examples=parts.schedule.epoch_examples)
             store = CheckpointStore(
                 parts.state.checkpoint(),
@@ -170,6 +175,8 @@ class Trainer:
                 on_commit=lambda saved: view.message(f"saved step {saved.step} ({', '.join(saved.reasons)})"),
                 run=info.run_id,
                 journal=journal,
+                guard=lock.check,
+                warn=lambda line: _warn([line]),
             )
             stack.enter_context(store)
             recovery = store.recover()
@@ -291,11 +298,18 @@ def _measured(manifest: Manifest, monitor: str) -> float | None:
 
 
 @contextlib.contextmanager
-def _faults_noted(journal: Journal, step: Callable[[], int | None]) -> Iterator[None]:
+def _faults_noted(journal: Journal, lock: Lock, step: Callable[[], int | None]) -> Iterator[None]:
     """Notes in the journal how the attempt ended when it ended badly, and at which step."""
     try:
         yield
     except BaseException as error:
+        try:
+            lock.check()
+        except Unwritable as gone:
+            # The journal at that path is not ours; and here is why nothing else could be written.
+            if isinstance(error, Unwritable):
+                raise gone from error
+            raise error from None
         code = error.exit_code if isinstance(error, TrainerError) else EXIT_BUG
         # The disk that refused a checkpoint may refuse this line too; the error itself says what matters.
         with contextlib.suppress(Unwritable):

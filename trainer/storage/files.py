@@ -10,6 +10,7 @@ import contextlib
 import errno
 import os
 import shutil
+import stat
 import zlib
 from collections.abc import Iterator
 
@@ -23,29 +24,30 @@ class Files:
 
     def read(self, path: str) -> bytes:
         """All bytes of `path`."""
-        with open(path, "rb") as file:
+        with _named(path), open(path, "rb") as file:
             return file.read()
 
     def blocks(self, path: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
         """The bytes of `path` from `start` to `stop`, by default to its end, a few megabytes at a time."""
-        with open(path, "rb") as file:
+        with _named(path), open(path, "rb") as file:
             file.seek(start)
             while block := file.read(_BLOCK if stop is None else max(0, min(_BLOCK, stop - file.tell()))):
                 yield block
 
     def read_tail(self, path: str, limit: int) -> bytes:
         """The last `limit` bytes of `path`."""
-        with open(path, "rb") as file:
+        with _named(path), open(path, "rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - limit))
             return file.read()
 
     def exists(self, path: str) -> bool:
-        """Whether `path` is there."""
-        return os.path.exists(path)
+        """Whether `path` is there; where that cannot be told, an `OSError`: what cannot be seen is not missing."""
+        return _status(path) is not None
 
     def is_directory(self, path: str) -> bool:
-        """Whether `path` is a folder."""
-        return os.path.isdir(path)
+        """Whether `path` is a folder; where that cannot be told, an `OSError`."""
+        status = _status(path)
+        return status is not None and stat.S_ISDIR(status.st_mode)
 
     def size(self, path: str) -> int:
         """Bytes in the file `path`."""
@@ -153,6 +155,23 @@ class Files:
             shutil.rmtree(path)
 
 
+def _status(path: str) -> os.stat_result | None:
+    try:
+        return os.stat(path)
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # The last: no path at all.
+        return None
+
+
+@contextlib.contextmanager
+def _named(path: str) -> Iterator[None]:
+    """Lets an error in the middle of a file tell which file it is, as one at its opening does."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or path
+        raise
+
+
 @contextlib.contextmanager
 def writing(path: str) -> Iterator[None]:
     """Turns the operating system's refusal to write `path` into `Unwritable`."""
@@ -171,4 +190,6 @@ def reading(path: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise Unusable(f"cannot read {path} now: {error.strerror or error}; mend that, then run again") from error
+        raise Unusable(
+            f"cannot read {error.filename or path} now: {error.strerror or error}; mend that, then run again"
+        ) from error
