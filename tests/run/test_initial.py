@@ -103,7 +103,7 @@ def test_a_source_that_has_become_another_is_refused_where_the_run_has_no_checkp
     shutil.rmtree(tmp_path / "run" / "checkpoints")
     for suffix in (".index", ".data-00000-of-00001"):
         shutil.copy(f"{saved(source, 5)}{suffix}", f"{prefix}{suffix}")
-    with pytest.raises(Unusable, match="which are others now"):
+    with pytest.raises(Unusable, match="which are gone or others now"):
         train(linear(), train_for="5steps", init_from=str(prefix))
 
 

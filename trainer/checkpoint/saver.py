@@ -52,7 +52,8 @@ class Saver:
       log: the metric log of the run directory.
       max_shard: how many bytes a data file may have; None writes one file, of any size.
       journal: where saves and prunes are noted.
-      guard: raises when what is at the run directory's path is not the run directory any more.
+      guard: raises when what is at the run directory's path is not the run directory any more. It is asked before
+        each operation that another run's directory would suffer from.
     """
 
     def __init__(
@@ -72,8 +73,8 @@ class Saver:
         """
         started = time.monotonic()
         manifest, step = save.decision.manifest, save.decision.manifest.step
-        self._log.sync()
         self._guard()
+        self._log.sync()
         if save.source is not None:
             manifest = dataclasses.replace(manifest, files=self._write_files(save.source, step, verify=save.verify))
         written = time.monotonic()
@@ -81,10 +82,13 @@ class Saver:
         self._guard()
         folder.commit(self._directory, manifest)
         committed = time.monotonic()
+        self._guard()
         folder.point_state_file(self._directory, save.decision.stay)
         for other in save.decision.delete:
+            self._guard()
             folder.delete(self._directory, other)
         stall = save.wait_s + save.snapshot_s + (0.0 if save.background else time.monotonic() - started)
+        self._guard()
         self._journal.write(
             "save",
             step=step,

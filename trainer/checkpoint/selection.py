@@ -88,6 +88,8 @@ def select(text: str, files: Files | None = None) -> Selected:
         directory = RunDirectory(path, files)
         if not _is_run(directory):
             raise Unusable(f"{path} is no run directory, so {which!r} says nothing there; expected {_FORMS}")
+        if not which:
+            raise ConfigError(f"{text} names no checkpoint behind the @; expected best, latest or a step such as 500")
         return choose(directory, which)
     raise Unusable(f"there is nothing at {text}; expected {_FORMS}, which is its path without .index")
 

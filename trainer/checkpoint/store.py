@@ -91,6 +91,7 @@ class CheckpointStore:
         self._run = run
         self._journal = journal or NoJournal()
         self._saver = Saver(log, max_shard=max_shard, journal=self._journal, guard=guard)
+        self._guard = guard
         self._warn = warn
         self._writer: Writer[Saved] | None = None
         self._snapshot: Snapshot | None = None
@@ -110,8 +111,9 @@ class CheckpointStore:
         try:
             self._collect(wait=True)
         except Exception as second:
-            # The first error is the one to tell, and this one must not be lost.
-            self._warn(f"what was being saved is lost as well: {second}")
+            # The first error is the one to tell, and another one must not be lost.
+            if str(second) != str(error):
+                self._warn(f"what was being saved is lost as well: {second}")
         self._end_writer()
 
     @property
@@ -140,6 +142,7 @@ class CheckpointStore:
         if self._prepared:
             return None
         self._prepared = True
+        self._begin()
         if self._max_shard:
             tensors.check_shards(self._checkpoint, self._max_shard)
         if not self._async:
@@ -219,7 +222,6 @@ class CheckpointStore:
             raise ConfigError(f"step {step} is saved already; save each step once")
         if why := self.prepare():
             self._warn(why)
-        self._begin()
         self._collect(wait=True)
         waited = time.monotonic()
         if self._snapshot:
@@ -375,9 +377,11 @@ class CheckpointStore:
         kept = set(self._manifests)
         if self.latest and self.latest.kept is not None:
             kept = set(kept_checkpoints(self._manifests.values(), keep_last=1, best_steps=self.latest.kept))
+        self._guard()
         folder.point_state_file(self.directory, kept)
         dropped = sorted(self._manifests.keys() - kept)
         for step in dropped:
+            self._guard()
             folder.delete(self.directory, step)
             del self._manifests[step]
         if dropped:

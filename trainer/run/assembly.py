@@ -44,7 +44,6 @@ def assemble(
     *,
     name: str,
     known: RunInfo | None,
-    init_from: Mapping[str, Any] | None = None,
 ) -> Assembly:
     """Builds the model, the data, the compiled programs and the schedule.
 
@@ -53,7 +52,6 @@ def assemble(
       config: how.
       name: what the experiment is called in `run.json`.
       known: the run that the directory holds, whose automatic choices stand.
-      init_from: the checkpoint that gives the first weights, for `run.json`.
 
     Raises:
       ConfigError: any of it does not fit.
@@ -95,7 +93,6 @@ def assemble(
         },
         epoch_examples=schedule.epoch_examples,
         clock_in_log=config.clock_in_log,
-        init_from=init_from,
     )
     return Assembly(experiment, config, source, state, program, evaluators, schedule, best, info)
 

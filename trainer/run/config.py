@@ -89,7 +89,8 @@ class Config:
     init_from: str | None = _option(
         None,
         "begin a new run with the weights of a checkpoint that fit by name and shape: RUN_DIR, RUN_DIR@best, "
-        "RUN_DIR@STEP or the prefix of a TensorFlow checkpoint; a run with a checkpoint of its own resumes",
+        "RUN_DIR@latest, RUN_DIR@STEP or the prefix of a TensorFlow checkpoint; a run with a checkpoint of its own "
+        "resumes",
         on_resume=WARN,
     )
     init_from_strict: bool = _option(False, "refuse a checkpoint that does not fit the model in full")
@@ -136,6 +137,8 @@ class Config:
         self.tick_seconds()
         self.profile_steps()
         self.max_shard_bytes()
+        if self.init_from_strict and self.init_from is None:
+            raise ConfigError("init_from_strict is set, but no init_from; name the checkpoint that has to fit")
 
     def tick_seconds(self) -> float:
         """The tick in seconds."""

@@ -86,7 +86,9 @@ def changed_flags(config: Config, directory: RunDirectory) -> list[str]:
         else:
             same = before.get(item.name) == text
         if not same:
-            lines.append(f"{item.name} was {before.get(item.name, 'not set')} in the last attempt and is {text} now")
+            lines.append(
+                f"{item.name} was {before.get(item.name, 'not set')} in the last attempt and is {text or 'not set'} now"
+            )
     return lines
 
 

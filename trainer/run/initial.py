@@ -42,9 +42,13 @@ def find_source(config: Config, known: RunInfo | None, directory: RunDirectory) 
             )
         return None
     prefix = known.init_from["prefix"]
-    if fingerprint(prefix) != known.init_from["fingerprint"]:
+    try:
+        same = fingerprint(prefix) == known.init_from["fingerprint"]
+    except Unusable:
+        same = False
+    if not same:
         raise Unusable(
-            f"{directory.path} holds a run that began with the weights in {prefix}, which are others now; "
+            f"{directory.path} holds a run that began with the weights in {prefix}, which are gone or others now; "
             "bring them back, or choose another run_dir"
         )
     return known.init_from

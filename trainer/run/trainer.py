@@ -146,8 +146,12 @@ class Trainer:
 
     def _assemble(self, known: RunInfo | None) -> tuple[Assembly, list[str]]:
         """The parts, with the first weights where another checkpoint gives them; and the lines that tell of those."""
+        # A source that is not there is refused before anything is built.
+        find_source(self.config, known, self.directory)
+        parts = assemble(self._experiment, self.config, name=self._name, known=known)
+        # Again: a run that goes on may have deleted that checkpoint since, and has a newer one.
         source = find_source(self.config, known, self.directory)
-        parts = assemble(self._experiment, self.config, name=self._name, known=known, init_from=source)
+        parts = dataclasses.replace(parts, info=dataclasses.replace(parts.info, init_from=source))
         if source is None or self.directory.committed_steps():
             return parts, []
         return parts, load_weights(parts.state, source, strict=self.config.init_from_strict)

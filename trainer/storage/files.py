@@ -178,9 +178,10 @@ def writing(path: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        gone = error.errno in (errno.ENOENT, errno.ENOTDIR)
+        advice = "put back what was removed" if gone else "free space or mend the permissions"
         raise Unwritable(
-            f"cannot write {path}: {error.strerror or error}; free space or mend the permissions, then "
-            "run the same command again"
+            f"cannot write {path}: {error.strerror or error}; {advice}, then run the same command again"
         ) from error
 
 
