@@ -324,3 +324,18 @@ def test_slots_that_keras_makes_later_are_refused():
     checkpoint.optimizer.build(checkpoint.model.trainable_variables)
     with pytest.raises(ConfigError, match="momentum"):
         snapshot.take()
+
+
+def test_slots_that_tensorflow_keeps_beside_its_objects_are_refused_rather_than_lost():
+    weights = variable([1.0])
+    optimizer = tf.compat.v1.train.MomentumOptimizer(0.1, 0.9)
+    optimizer.minimize(lambda: weights * 2, var_list=[weights])
+    with pytest.raises(NoSnapshot, match=r"OPTIMIZER_SLOT|momentum|Momentum"):
+        Snapshot(tf.train.Checkpoint(weights=weights, optimizer=optimizer))
+
+
+def test_object_with_variables_and_a_state_of_its_own_is_refused_rather_than_halved():
+    both = Counter()
+    both.weights = variable([1.0])
+    with pytest.raises(NoSnapshot, match="both"):
+        Snapshot(tf.train.Checkpoint(both=both))

@@ -987,7 +987,7 @@ def test_what_cannot_be_copied_is_saved_in_place_and_that_is_said_once(path):
                 assert loop.store.latest.step == step
                 next(iterator)
     (warning,) = said
-    assert re.search(r"saved in place, and training waits.*OwnedIterator", str(warning.message))
+    assert re.search(r"saved in place, and training waits.*iterator holds state", str(warning.message))
     fresh = iter(tf.data.Dataset.range(9))
     assert Loop(path, parts={"iterator": fresh}).resume().weights() == [20.0]
     assert next(fresh).numpy() == 2
@@ -1147,3 +1147,21 @@ def test_what_a_kill_kept_from_deletion_is_deleted_by_the_next_start(path):
     for name, content in kept_by_a_kill.items():
         (path / "checkpoints/step-0000000010" / name).write_bytes(content)
     assert Loop(path, keep_last=1).resume().steps() == [20]
+
+
+def test_shard_that_is_refused_once_is_refused_again_and_never_reaches_tensorflow(path):
+    checkpoint = tf.train.Checkpoint(table=tf.Variable(tf.zeros([6, 100])))
+    store = CheckpointStore(checkpoint, MetricLog(path), max_shard=20)
+    for step in (1, 2):
+        with pytest.raises(ConfigError, match="max_shard is 20 bytes"):
+            store.save(Progress(step, step), reasons=["interval"])
+
+
+def test_store_that_was_closed_saves_beside_training_again(path):
+    loop = Loop(path, async_save=True).resume()
+    loop.save(10)
+    loop.store.close()
+    loop.save(20)
+    assert loop.store.busy or loop.store.latest.step == 20
+    loop.store.close()
+    assert Loop(path).resume().weights() == [20.0]

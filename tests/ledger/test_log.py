@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.errors import EXIT_UNUSABLE, Unusable
+from trainer.errors import EXIT_UNUSABLE, Unusable, Unwritable
 from trainer.ledger.directory import RunDirectory
 from trainer.ledger.log import MetricLog, read_records
 from trainer.ledger.manifest import LogPosition, Manifest, StateFile, eval_relation, train_relation
@@ -426,3 +426,23 @@ def test_readers_ignore_an_unterminated_last_line(tmp_path: pathlib.Path) -> Non
     assert read_records(directory) == RECORDS[:3]
     put(tmp_path, LINES)
     assert read_records(directory) == RECORDS
+
+
+def test_log_that_could_not_be_written_once_goes_on_without_the_half_of_a_line(tmp_path):
+    class FullOnce(Files):
+        full = True
+
+        def append(self, path: str, data: bytes) -> None:
+            if self.full:
+                self.full = False
+                super().append(path, data[: len(data) // 2])
+                raise Unwritable("no space left")
+            super().append(path, data)
+
+    log = MetricLog(RunDirectory(tmp_path / "run", FullOnce()))
+    record = Record("train", 10, 320, None, metrics={"loss": 0.5}, window=(0, 10))
+    with pytest.raises(Unwritable):
+        log.append([record])
+    log.append([record])
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == record.line()
+    assert log.position.bytes == len(record.line())

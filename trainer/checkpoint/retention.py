@@ -37,9 +37,9 @@ def kept_checkpoints(
     transient = [step for step in ordered if by_step[step].transient]
     holds: dict[str, Collection[int]] = {
         "newest": ordered[:1],
-        "last": regular[:keep_last],
+        "last": set(regular[:keep_last]),
         "best": best_steps,
-        "every": [step for step in regular if by_step[step].for_good],
+        "every": {step for step in regular if by_step[step].for_good},
         "transient": transient[:1],
         "resumed": () if resumed_from is None else (resumed_from,),
     }

@@ -73,8 +73,8 @@ class Saver:
         """
         started = time.monotonic()
         manifest, step = save.decision.manifest, save.decision.manifest.step
-        self._guard()
         self._log.sync()
+        self._guard()
         if save.source is not None:
             manifest = dataclasses.replace(manifest, files=self._write_files(save.source, step, verify=save.verify))
         written = time.monotonic()

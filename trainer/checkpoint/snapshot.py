@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Sequence
 from typing import Any
 
@@ -41,15 +40,17 @@ class Snapshot:
         self._variables: list[tuple[tf.Variable, tf.Variable]] = []
         # With the originals: the identity of one that is gone can be another's.
         self._shadows: dict[int, tuple[Any, Any]] = {}
-        self._leaves: list[Any] = []
-        with tf.device("CPU:0"):
-            children = {name: self._shadow(child) for name, child in children_of(checkpoint).items()}
-        if stateful := _stateful(self._leaves):
-            raise NoSnapshot(f"a {type(stateful).__name__} cannot be copied in memory")
+        try:
+            with tf.device("CPU:0"):
+                children = {name: self._shadow(child) for name, child in children_of(checkpoint).items()}
+        except tf.errors.OpError as error:
+            raise NoSnapshot(f"a variable of it has a type that cannot be: {first_line(error)}") from error
         self.checkpoint = _Root(**children)
-        self._copy = tf.function(self._copy_all, autograph=False)
-        # Traced now, and the memory touched: its first use costs many times what a copy costs.
-        self.take()
+        if lacking := _keys(checkpoint) - _keys(self.checkpoint):
+            name = min(lacking).partition("/.ATTRIBUTES/")[0]
+            raise NoSnapshot(f"{name} holds state that cannot be copied in memory")
+        # The memory is touched now: its first use costs many times what a copy costs.
+        self._copy()
 
     def take(self) -> None:
         """Copies every variable, as they are between two chunks.
@@ -67,14 +68,16 @@ class Snapshot:
             )
         self._copy()
 
-    def _copy_all(self) -> None:
+    def _copy(self) -> None:
+        # Operation by operation: to trace thousands of them takes longer at each start than it saves at a save.
         with tf.device("CPU:0"):
+            zero, one = tf.constant([0]), tf.constant([1])
             for original, shadow in self._variables:
                 if shadow.shape.rank and shadow.shape.is_fully_defined():
                     # Into the memory that is there. An assignment would share the original's until training writes
                     # to it, and have the next step pay for the copy, into memory that is new each time.
                     tf.raw_ops.ResourceStridedSliceAssign(
-                        ref=shadow.handle, begin=[0], end=[0], strides=[1], value=original, begin_mask=1, end_mask=1
+                        ref=shadow.handle, begin=zero, end=zero, strides=one, value=original, begin_mask=1, end_mask=1
                     )
                 else:
                     shadow.assign(original)
@@ -94,26 +97,35 @@ class Snapshot:
         # A part may have any name, also one that a module uses itself, such as `name` or `variables`.
         shadow = type("Shadow", (tf.Module,), dict.fromkeys(children))()
         self._shadows[id(original)] = (original, shadow)
-        if not children:
-            self._leaves.append(node)
         for name, child in children.items():
             setattr(shadow, name, self._shadow(child))
         return shadow
 
 
-def _stateful(leaves: Sequence[Any]) -> Any | None:
-    """The first of some objects without parts that has something to save all the same."""
-    if not leaves:
-        return None
-    # What an object saves is no public knowledge: it is asked to, in memory.
-    prefix = f"ram://snapshot-{uuid.uuid4().hex}"
+class _Listed(Exception):
+    """The keys are known: nothing is to be written."""
+
+
+class _Lister(tf.train.experimental.ShardingCallback):  # type: ignore[misc]  # TensorFlow has no types.
+    """Notes the keys of all tensors that are about to be written, and lets none be."""
+
+    description = "lists the keys"
+
+    def __init__(self) -> None:
+        self.keys: set[str] = set()
+
+    def __call__(self, tensors: Sequence[Any]) -> Any:
+        self.keys.update(tensor.checkpoint_key for tensor in tensors)
+        raise _Listed
+
+
+def _keys(checkpoint: tf.train.Checkpoint) -> set[str]:
+    """The keys of all tensors that `checkpoint` would write; what an object saves is no public knowledge."""
+    lister = _Lister()
     try:
-        tf.train.Checkpoint(**{f"leaf_{number}": leaf for number, leaf in enumerate(leaves)}).write(prefix)
-        keys = tf.compat.v1.train.NewCheckpointReader(prefix).get_variable_to_shape_map()
+        checkpoint.write("ram://nothing", tf.train.CheckpointOptions(experimental_sharding_callback=lister))
+    except _Listed:
+        pass
     except tf.errors.OpError as error:
         raise NoSnapshot(f"a part of it refuses to be saved: {first_line(error)}") from error
-    finally:
-        for path in tf.io.gfile.glob(f"{prefix}*"):
-            tf.io.gfile.remove(path)
-    owners = {key.partition("/")[0] for key in keys}
-    return next((leaf for number, leaf in enumerate(leaves) if f"leaf_{number}" in owners), None)
+    return lister.keys

@@ -141,18 +141,18 @@ class CheckpointStore:
         """
         if self._prepared:
             return None
-        self._prepared = True
-        self._begin()
         if self._max_shard:
             tensors.check_shards(self._checkpoint, self._max_shard)
-        if not self._async:
-            return None
-        try:
-            self._snapshot = Snapshot(self._checkpoint)
-        except NoSnapshot as error:
-            return f"checkpoints are saved in place, and training waits for each: {error}"
-        self._writer = Writer()
-        return None
+        self._begin()
+        why = None
+        if self._async:
+            try:
+                self._snapshot = Snapshot(self._checkpoint)
+                self._writer = Writer()
+            except NoSnapshot as error:
+                why = f"checkpoints are saved in place, and training waits for each: {error}"
+        self._prepared = True
+        return why
 
     def resume(self) -> Progress:
         """Restores the newest usable checkpoint and cuts the log to it; progress 0 when there is no checkpoint.
@@ -216,12 +216,12 @@ class CheckpointStore:
           Unwritable: a file of this save, or of the one before, could not be written; committed checkpoints are
             untouched.
         """
-        started = time.monotonic()
         reasons, step = checked_reasons(reasons), progress.step
         if self.has(step):
             raise ConfigError(f"step {step} is saved already; save each step once")
         if why := self.prepare():
             self._warn(why)
+        started = time.monotonic()
         self._collect(wait=True)
         waited = time.monotonic()
         if self._snapshot:
@@ -391,6 +391,7 @@ class CheckpointStore:
         if self._writer:
             self._writer.close()
             self._writer = self._snapshot = None
+            self._prepared = False
 
     def _restore(self, manifest: Manifest) -> None:
         tensors.restore(self._checkpoint, self.directory.state_prefix(manifest.step), step=manifest.step)

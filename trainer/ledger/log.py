@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import os
@@ -9,7 +10,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from trainer.errors import Unusable
+from trainer.errors import Unusable, Unwritable
 from trainer.ledger.directory import RunDirectory
 from trainer.ledger.manifest import LogPosition, Manifest, load_manifests
 from trainer.ledger.record import Record, plain_number
@@ -63,7 +64,13 @@ class MetricLog:
         data = b"".join(record.line() for record in records)
         if not self._bytes:
             self.directory.files.make_directory(self.directory.path)
-        self.directory.files.append(self.directory.metrics, data)
+        try:
+            self.directory.files.append(self.directory.metrics, data)
+        except Unwritable:
+            # A caller who makes room and goes on must not find half of it in the middle of the log.
+            with contextlib.suppress(Unwritable):
+                self.directory.files.truncate(self.directory.metrics, self._bytes)
+            raise
         self._bytes += len(data)
         self._digest.update(data)
         # Last: whoever syncs meanwhile may count only what is in the file.

@@ -123,8 +123,7 @@ class Loop:
             else:
                 # Looked at: nothing was due, or only what has to wait for a log step, which the next chunk has to know.
                 self._before, self._pending = self._now, due.pending
-                # A save that is being written syncs the log itself: it is not to be waited for.
-                if time.monotonic() - self._synced > _SYNC_SECONDS and not self._to.store.busy:
+                if time.monotonic() - self._synced > _SYNC_SECONDS:
                     self._sync()
         self._to.store.drain()
         self._to.lock.check()
@@ -298,8 +297,10 @@ class Loop:
         self._undelivered.extend(records)
 
     def _sync(self) -> None:
-        self._to.log.sync()
         self._to.events.flush()
+        # Beside a save that is being written, a sync of the log would wait for the whole of it: later then.
+        if not self._to.store.busy:
+            self._to.log.sync()
         self._synced = time.monotonic()
         self._deliver()
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from trainer.checkpoint.recovery import Recovery, bound_orphans
 from trainer.checkpoint.store import CheckpointStore
-from trainer.errors import EXIT_BUG, EXIT_DONE, ConfigError, TrainerError, Unusable, Unwritable
+from trainer.errors import EXIT_BUG, EXIT_DONE, EXIT_INTERRUPTED, ConfigError, TrainerError, Unusable, Unwritable
 from trainer.ledger.directory import RunDirectory
 from trainer.ledger.flagfile import write_flags
 from trainer.ledger.journal import Journal
@@ -315,6 +315,8 @@ def _faults_noted(journal: Journal, lock: Lock, step: Callable[[], int | None]) 
                 raise gone from error
             raise error from None
         code = error.exit_code if isinstance(error, TrainerError) else EXIT_BUG
+        if isinstance(error, KeyboardInterrupt):
+            code = EXIT_INTERRUPTED
         # The disk that refused a checkpoint may refuse this line too; the error itself says what matters.
         with contextlib.suppress(Unwritable):
             journal.write("fault", error=type(error).__name__, message=str(error))
