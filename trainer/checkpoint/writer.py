@@ -15,7 +15,7 @@ from trainer.errors import EXIT_BUG, TrainerError
 
 _Outcome = TypeVar("_Outcome")
 
-_NICE = 10
+_NICE = 5
 
 
 class Writer(Generic[_Outcome]):
