@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Sets up .venv the first time, then checks everything: scripts/test.sh [arguments of pytest].
-# With arguments only pytest runs: scripts/test.sh tests/timeline, or scripts/test.sh -m "not slow" for the fast part.
+# With arguments only pytest runs: scripts/test.sh tests/timeline, or scripts/test.sh -n 2 --dist=loadfile -m "not slow" for the fast part.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
