@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Sets up .venv the first time, then checks everything: scripts/test.sh [arguments of pytest].
-# With arguments only pytest runs: scripts/test.sh tests/timeline, or scripts/test.sh -n 2 --dist=loadfile -m "not slow" for the fast part.
+# With arguments only pytest runs: scripts/test.sh tests/timeline, or for the fast part
+# scripts/test.sh -n 2 --dist=loadfile -m "not slow".
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
