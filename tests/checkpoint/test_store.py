@@ -1165,3 +1165,19 @@ def test_store_that_was_closed_saves_beside_training_again(path):
     assert loop.store.busy or loop.store.latest.step == 20
     loop.store.close()
     assert Loop(path).resume().weights() == [20.0]
+
+
+@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="only Linux counts what a process reads")
+def test_resume_reads_no_tensor_twice(path):
+    def bytes_read():
+        return int(dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())["rchar"])
+
+    def store():
+        return CheckpointStore(tf.train.Checkpoint(table=tf.Variable(tf.ones([4, 1_000_000]))), MetricLog(path))
+
+    first = store()
+    first.save(Progress(1, 1), reasons=["interval"])
+    second = store()
+    before = bytes_read()
+    second.resume()
+    assert 1.0 <= (bytes_read() - before) / first.latest.size < 1.1
