@@ -80,6 +80,8 @@ def define_config_flags(values: flags.FlagValues) -> None:
             define = flags.DEFINE_boolean
         elif int in kinds:
             define = flags.DEFINE_integer
+        elif float in kinds:
+            define = flags.DEFINE_float
         define(item.name, item.default, text, flag_values=values)
 
 

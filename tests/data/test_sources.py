@@ -1,6 +1,9 @@
 """Sources as an experiment and the loop use them: real batches, compiled and not, and errors that help."""
 
 import dataclasses
+import importlib
+import inspect
+import pathlib
 import subprocess
 import sys
 
@@ -9,7 +12,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer.data import arrays
+import trainer.data
+from trainer.data import arrays, run_seed
 from trainer.errors import ConfigError
 
 LENGTH = 10
@@ -19,7 +23,7 @@ MAPPING = {"features": FEATURES, "label": LABELS}
 
 
 def train(source, start, seed=17):
-    return source.train_batch(seed, tf.constant(start, tf.int64))
+    return source.train_batch(run_seed(seed), tf.constant(start, tf.int64))
 
 
 def evaluate(source, start):
@@ -59,6 +63,17 @@ def test_seed_decides_the_order_and_repeats_it():
     assert labels(train(one, 0, seed=1)) == labels(train(same, 0, seed=1))
     assert labels(train(one, 0, seed=1)) != labels(train(one, 0, seed=2))
     assert sorted(labels(train(one, 0, seed=-(2**63)))) == list(range(LENGTH))
+
+
+def test_order_stays_what_it_was_when_runs_began():
+    assert labels(train(arrays(MAPPING, batch_size=12), 7)) == [1, 4, 9, 3, 6, 4, 9, 8, 2, 0, 1, 7]
+
+
+def test_seed_may_be_a_tensor_of_the_program():
+    source = arrays(MAPPING, batch_size=LENGTH)
+    program = tf.function(lambda seed: source.train_batch(seed, tf.constant(0, tf.int64)).values["label"])
+    for seed in (1, 2):
+        assert program(tf.constant(run_seed(seed))).numpy().tolist() == labels(train(source, 0, seed=seed))
 
 
 def test_unshuffled_training_wraps_in_file_order_through_several_passes():
@@ -104,7 +119,7 @@ def test_batches_are_the_same_eager_in_a_graph_loop_and_under_xla(last):
 
     def run(start):
         def body(step, start, rows):
-            batch = source.train_batch(17, start)
+            batch = source.train_batch(run_seed(17), start)
             return step + 1, start + batch.examples, rows.write(step, batch.values["label"])
 
         rows = tf.TensorArray(tf.int32, 6, element_shape=[4])
@@ -127,7 +142,7 @@ def test_batch_shapes_are_static_in_a_graph():
 
     @tf.function(input_signature=[tf.TensorSpec([], tf.int64)])
     def shapes(start):
-        for batch in (source.train_batch(1, start), source.eval_batch(start)):
+        for batch in (source.train_batch(run_seed(1), start), source.eval_batch(start)):
             assert batch.values["features"].shape == [4, 2, 3]
             assert batch.weights.shape == [4]
             assert batch.examples.shape == []
@@ -138,7 +153,7 @@ def test_batch_shapes_are_static_in_a_graph():
 
 def test_graph_captures_the_arrays_and_holds_no_copy():
     source = arrays({"x": np.zeros((4096, 64), np.float32)}, batch_size=4)
-    program = tf.function(lambda start: source.train_batch(1, start).values["x"], autograph=False)
+    program = tf.function(lambda start: source.train_batch(run_seed(1), start).values["x"], autograph=False)
     graph = program.get_concrete_function(tf.TensorSpec([], tf.int64)).graph
     assert graph.as_graph_def().ByteSize() < 100_000
 
@@ -237,3 +252,10 @@ def test_contract_and_seeds_are_imported_without_tensorflow():
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "[0]", done.stderr
+
+
+@pytest.mark.parametrize("name", ["arrays", "files", "records", "text_lines"])
+def test_a_maker_of_sources_is_had_by_its_name_whatever_was_imported_before(name):
+    for module in pathlib.Path(trainer.data.__file__).parent.glob("*.py"):
+        importlib.import_module(f"trainer.data.{module.stem}" if module.stem != "__init__" else "trainer.data")
+    assert inspect.isfunction(getattr(trainer.data, name))

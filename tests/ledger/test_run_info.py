@@ -77,3 +77,12 @@ def test_a_run_json_whose_section_is_no_object_is_refused(tmp_path: pathlib.Path
     (tmp_path / "run.json").write_text(json.dumps({**value, "parameters": 3, "crc32": None}))
     with pytest.raises(Unusable, match="parameters"):
         RunInfo.load(directory)
+    (tmp_path / "run.json").write_text(json.dumps({**value, "fixed": 3, "crc32": None}))
+    with pytest.raises(Unusable, match="fixed"):
+        RunInfo.load(directory)
+
+
+def test_a_file_that_is_older_than_the_fixed_flags_holds_none(tmp_path: pathlib.Path) -> None:
+    value = {name: known for name, known in json.loads(INFO.encode()).items() if name not in ("fixed", "crc32")}
+    (tmp_path / "run.json").write_text(json.dumps(value))
+    assert RunInfo.load(RunDirectory(tmp_path)) == INFO

@@ -113,7 +113,7 @@ class Machinery:
         rows: list[Row] = []
         for start, until in itertools.pairwise((int(self.state.step.numpy()), *cuts)):
             advance = self.program.run(until, [step for step in closes if start < step <= until])
-            assert advance.finite
+            assert advance.problem is None
             rows += advance.rows
         return [*rows, advance.open]
 
@@ -142,6 +142,7 @@ def rewound(machinery: Callable[..., Machinery]) -> Callable[..., Machinery]:
         machine, start = built[key]
         for name, variable in machine.variables().items():
             variable.assign(start[name])
+        machine.program.begin(trainer.data.run_seed(options.get("seed", 17)))
         return machine
 
     return lend

@@ -87,6 +87,18 @@ def test_other_instruction_sets_are_another_kind_of_machine(monkeypatch: pytest.
     assert wide != narrow
 
 
+def test_what_the_environment_has_to_say_of_the_kernels_is_part_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS", raising=False)
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_max_isa=AVX2")
+    monkeypatch.setenv("SECRET", "not for a file")
+    known = machine.describe_machine()["environment"]
+    assert known["XLA_FLAGS"] == "--xla_cpu_max_isa=AVX2"
+    assert "TF_ENABLE_ONEDNN_OPTS" not in known
+    assert "SECRET" not in known
+    monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "0")
+    assert machine.describe_machine()["environment"] == {**known, "TF_ENABLE_ONEDNN_OPTS": "0"}
+
+
 def test_versions_are_those_of_what_computes() -> None:
     versions = machine.versions()
     assert versions["tensorflow"] == tf.__version__

@@ -491,6 +491,24 @@ def test_grids_are_exact_in_very_long_runs() -> None:
     assert schedule.next_chunk(far, max_steps=9, max_closes=9).closes == ((10**18, None),)
 
 
+def test_data_that_is_taken_up_later_has_passes_from_there_and_grids_stay_where_they_were() -> None:
+    schedule = Schedule(
+        train_for="8steps", save_every="1epoch", batch_size=4, data_examples=10, last="short", epoch_examples=8
+    )
+    now, ends, saves = Progress(2, 6), [], []
+    later = schedule.anchored(6)
+    while not later.finished(now):
+        before, now = now, later.progress(now, now.step + 1)
+        ends.append(now.examples)
+        if "interval" in later.due(before, now).save:
+            saves.append(now.examples)
+    # Batches of 4, 4 and 2 from 6 on; an epoch is 8 examples from 0 on.
+    assert ends == [10, 14, 16, 20, 24, 26]
+    assert saves == [10, 16, 24]
+    assert later.last_step(Progress(2, 6)) == 8
+    assert schedule.stepping.origin == 0
+
+
 def test_epochs_are_examples_over_epoch_examples() -> None:
     assert Schedule(train_for=1, data_examples=1500, batch_size=64).epoch(19200) == 12.8
     assert Schedule(train_for=1, data_examples=1500, epoch_examples=3000).epoch(19200) == 6.4

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import collections
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import Any
 
 import tensorflow as tf
+
+Children = Callable[[Any], Mapping[str, Any]]
+"""From an object to those below it, by name."""
 
 
 def children_of(node: Any) -> Mapping[str, Any]:
@@ -21,3 +25,26 @@ def variable_of(node: Any) -> tf.Variable | None:
     # Keras wraps its variables, and is not imported here. A module that has a variable named so has it for a child.
     value = None if children_of(node) else getattr(node, "value", None)
     return value if isinstance(value, tf.Variable) else None
+
+
+def variable_names(root: Any) -> dict[int, str]:
+    """The variables below `root`, by their identity: each with the path of attributes that leads there."""
+    names: dict[int, str] = {}
+    for path, node in walk(root, children_of, id):
+        variable = variable_of(node)
+        if variable is not None:
+            names.setdefault(id(variable), path)
+    return names
+
+
+def walk(root: Any, children: Children, identity: Callable[[Any], Hashable]) -> Iterator[tuple[str, Any]]:
+    """Every object from `root` down, nearest first, each once and by the first path that leads there."""
+    queue = collections.deque([("", root)])
+    seen = {identity(root): root}  # Their objects too: the identity of one that is gone can be another's.
+    while queue:
+        path, node = queue.popleft()
+        yield path, node
+        for name, child in children(node).items():
+            if identity(child) not in seen:
+                seen[identity(child)] = child
+                queue.append((f"{path}/{name}" if path else name, child))

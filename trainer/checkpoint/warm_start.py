@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import collections
 import dataclasses
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 from tensorflow.core.protobuf import trackable_object_graph_pb2
 
 from trainer.checkpoint import tensors
-from trainer.checkpoint.objects import children_of, variable_of
+from trainer.checkpoint.objects import children_of, variable_names, variable_of, walk
 from trainer.errors import ConfigError, Unusable
 
 _GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 """The tensor in which TensorFlow keeps the graph of the saved objects."""
 _VALUE = "VARIABLE_VALUE"
 """The attribute of a saved object that is a variable."""
-
-Children = Callable[[Any], Mapping[str, Any]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,14 +189,10 @@ class _Pair(NamedTuple):
 
 def _match(model: tf.Module, saved: _SavedObjects, root: int) -> tuple[WarmStart, list[tuple[tf.Variable, str]]]:
     """Compares the model with the saved object `root`; with the keys of the variables that can be loaded."""
-    names: dict[int, str] = {}
-    for path, node in _walk(model, children_of, id):
-        variable = variable_of(node)
-        if variable is not None:
-            names.setdefault(id(variable), path)
+    names = variable_names(model)
     fitting: dict[int, _Pair] = {}
     unlike: dict[int, _Pair] = {}
-    for _, (node, number) in _walk((model, root), saved.children_beside, lambda pair: (id(pair[0]), pair[1])):
+    for _, (node, number) in walk((model, root), saved.children_beside, lambda pair: (id(pair[0]), pair[1])):
         variable, kind = variable_of(node), saved.kind(number)
         if variable is None or kind is None:
             continue
@@ -219,27 +212,12 @@ def _match(model: tf.Module, saved: _SavedObjects, root: int) -> tuple[WarmStart
         loaded=tuple(names[known] for known in fitting),
         missing=tuple(name for known, name in names.items() if known not in fitting and known not in unlike),
         extra=tuple(
-            path
-            for path, number in _walk(root, saved.children, int)
-            if saved.holds_values(number) and number not in met
+            path for path, number in walk(root, saved.children, int) if saved.holds_values(number) and number not in met
         ),
         other_shape=tuple(shapes),
         other_dtype=tuple(dtypes),
     )
     return report, [(pair.variable, saved.key(pair.number)) for pair in fitting.values()]
-
-
-def _walk(root: Any, children: Children, identity: Callable[[Any], Hashable]) -> Iterator[tuple[str, Any]]:
-    """Every object from `root` down, nearest first, each once and by the first path that leads there."""
-    queue = collections.deque([("", root)])
-    seen = {identity(root): root}  # Their objects too: the identity of one that is gone can be another's.
-    while queue:
-        path, node = queue.popleft()
-        yield path, node
-        for name, child in children(node).items():
-            if identity(child) not in seen:
-                seen[identity(child)] = child
-                queue.append((f"{path}/{name}" if path else name, child))
 
 
 def _told(report: WarmStart) -> str:

@@ -8,6 +8,9 @@ import tensorflow as tf
 
 from trainer.data.permutation import permutation
 
+ORDER_STREAM = 0x64617461
+"""`data` in ASCII, folded into the seed: the order of pass p shares nothing with what is random in step p."""
+
 
 class Rows(NamedTuple):
     """The rows of one batch."""
@@ -21,6 +24,9 @@ class Rows(NamedTuple):
     examples: tf.Tensor
     """int64 scalar: the rows that are examples."""
 
+    passes: tf.Tensor
+    """int64 [batch]: the pass that each row belongs to."""
+
 
 def wrapped(start: tf.Tensor, seed: tf.Tensor | None, *, length: int, batch_size: int) -> Rows:
     """Returns rows start … start + batch_size − 1 of all passes, one after another without a gap.
@@ -32,9 +38,9 @@ def wrapped(start: tf.Tensor, seed: tf.Tensor | None, *, length: int, batch_size
       batch_size: rows in the batch; more than the length is welcome.
     """
     sequence = start + tf.range(batch_size, dtype=tf.int64)
-    positions = sequence % length
-    index = positions if seed is None else permutation(seed, sequence // length, positions, length=length)
-    return Rows(index, None, tf.constant(batch_size, tf.int64))
+    passes, positions = sequence // length, sequence % length
+    index = positions if seed is None else permutation(seed, passes, positions, length=length)
+    return Rows(index, None, tf.constant(batch_size, tf.int64), passes)
 
 
 def short(start: tf.Tensor, seed: tf.Tensor | None, *, length: int, batch_size: int) -> Rows:
@@ -47,4 +53,4 @@ def short(start: tf.Tensor, seed: tf.Tensor | None, *, length: int, batch_size: 
     positions = tf.minimum(positions, length - 1)
     passes = tf.fill([batch_size], start // length)
     index = positions if seed is None else permutation(seed, passes, positions, length=length)
-    return Rows(index, tf.cast(real, tf.float32), tf.reduce_sum(tf.cast(real, tf.int64)))
+    return Rows(index, tf.cast(real, tf.float32), tf.reduce_sum(tf.cast(real, tf.int64)), passes)

@@ -32,6 +32,8 @@ class RunInfo:
     clock_in_log: bool
     init_from: Mapping[str, Any] | None = None
     """The checkpoint that gave the first weights: its name, prefix, step and fingerprint; None where the seed did."""
+    fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """The flags that say what the state is made of, which no resume can change; a file may be older than some."""
     run_id: str = dataclasses.field(default_factory=lambda: uuid.uuid4().hex)
 
     def encode(self) -> bytes:
@@ -60,6 +62,8 @@ class RunInfo:
                     raise ValueError(f"its {section} is no object")
             if not isinstance(value.get("init_from"), dict | None):
                 raise ValueError("its init_from is no object")
+            if not isinstance(value.get("fixed", {}), dict):
+                raise ValueError("its fixed is no object")
             names = {item.name for item in dataclasses.fields(cls)}
             return cls(**{name: known for name, known in value.items() if name in names})
         except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
 
 from trainer.data import Source
+from trainer.data.sources import REPEAT, GraphSource
+from trainer.data.streams import StreamSource
 from trainer.errors import ConfigError
 from trainer.ledger.run_info import RunInfo
-from trainer.run import machine
+from trainer.run import guests, machine
 from trainer.run.config import Config
 from trainer.run.decide import Best, choose_monitor
 from trainer.run.evaluate import Evaluator
-from trainer.run.experiment import Experiment, parameters
+from trainer.run.experiment import Experiment, at_precision, parameters
 from trainer.run.program import Program
 from trainer.run.state import TrainState
+from trainer.run.step import Update
 from trainer.timeline.schedule import Schedule
 
 JIT_PARAMETERS = 2_000_000
@@ -57,13 +59,16 @@ def assemble(
       ConfigError: any of it does not fit.
     """
     deterministic = machine.configure(threads=config.threads, deterministic=config.deterministic)
-    source, splits = _sources(experiment)
+    experiment = at_precision(experiment, config.precision)
+    source, splits = _sources(experiment, config)
     schedule, best = _schedule(config, source, splits)
-    state = TrainState(experiment, config.seed)
+    state = TrainState(experiment, config.seed, ema=config.ema, precision=config.precision)
     jit = _choose_jit(config, state, source, known)
-    program = Program(experiment, state, source, seed=config.seed, jit=jit == "chunk")
+    update = Update(accumulate=config.accumulate, clip_norm=config.clip_norm, on_nonfinite=config.on_nonfinite)
+    program = Program(experiment, state, source, seed=config.seed, jit=jit == "chunk", update=update)
+    evaluated = state.ema_model or state.model
     evaluators = {
-        split: Evaluator(experiment, state.model, data, split=split, seed=config.seed, jit=jit == "chunk")
+        split: Evaluator(experiment, evaluated, data, split=split, seed=config.seed, jit=jit == "chunk")
         for split, data in splits.items()
         if config.eval_every != "never"
     }
@@ -97,11 +102,21 @@ def assemble(
     return Assembly(experiment, config, source, state, program, evaluators, schedule, best, info)
 
 
-def _sources(experiment: Experiment) -> tuple[Source, dict[str, Source]]:
+def _sources(experiment: Experiment, config: Config) -> tuple[Source, dict[str, Source]]:
     kind = type(experiment).__name__
     source = experiment.train_data()
     if not isinstance(source, Source):
         raise ConfigError(f"{kind}.train_data() returned {type(source).__name__}; expected a trainer.data source")
+    if isinstance(source, StreamSource):
+        mode = source.mode if config.data_resume == "auto" else config.data_resume
+        source = source.resumed_by(mode, on_end=config.on_data_end)
+    else:
+        for flag, default in (("on_data_end", REPEAT), ("data_resume", "auto")):
+            if getattr(config, flag) != default:
+                raise ConfigError(
+                    f"{flag}={getattr(config, flag)} is for streams, and {kind} trains on {source.mode} data, which "
+                    f"has a place for every step; leave {flag} as it is, and end the run with train_for"
+                )
     splits = experiment.eval_data()
     if not isinstance(splits, Mapping) or not all(isinstance(split, Source) for split in splits.values()):
         raise ConfigError(f"{kind}.eval_data() returned {type(splits).__name__}; expected sources by the split's name")
@@ -135,11 +150,12 @@ def _schedule(config: Config, source: Source, splits: Mapping[str, Source]) -> t
 
 def _choose_jit(config: Config, state: TrainState, source: Source, known: RunInfo | None) -> str:
     """The fixed rule of `--jit=auto`. It never measures: the choice changes the bits."""
+    in_memory = isinstance(source, GraphSource)
+    if config.jit == "chunk" and not in_memory:
+        raise ConfigError("jit=chunk compiles no reading of data; use jit=none, or trainer.data.arrays")
     if config.jit != "auto":
         return config.jit
     if known is not None:
         return known.jit
-    modules: tuple[Any, ...] = (state.model, *state.model.submodules)
-    guest = any(type(module).__module__.startswith(("keras.", "tf_keras.")) for module in modules)
     small = state.parameters() < JIT_PARAMETERS
-    return "chunk" if source.mode == "indexed" and small and not guest else "none"
+    return "chunk" if in_memory and small and not guests.has_guests(state.model) else "none"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 import typing
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+from trainer.data.sources import END_MODES, ITERATOR, REPEAT, REPLAY, RESTART
 from trainer.errors import ConfigError
 from trainer.run.experiment import FREE, REFUSE, WARN
 from trainer.storage.size import parse_size
@@ -16,6 +18,14 @@ from trainer.timeline.duration import SECOND, Duration
 from trainer.timeline.schedule import RECONCILE_MODES
 
 _Parsed = TypeVar("_Parsed")
+
+STOP, SKIP, CONTINUE = NONFINITE_MODES = ("stop", "skip", "continue")
+"""What a step does that meets a value which is not finite."""
+FLOAT32, MIXED_FLOAT16, MIXED_BFLOAT16 = PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
+"""What is computed in; the weights are float32 in each."""
+
+CHANGES = ("data", "parameters", "seed")
+"""What `allow_change` can name."""
 
 CADENCES = ("train_for", "log_every", "eval_every", "save_every", "keep_every")
 
@@ -94,6 +104,10 @@ class Config:
         on_resume=WARN,
     )
     init_from_strict: bool = _option(False, "refuse a checkpoint that does not fit the model in full")
+    allow_change: str | None = _option(
+        None,
+        "what a resume may change, which begins a new segment of the run: data, parameters, seed, or several by comma",
+    )
     seed: int = _option(17, "the seed of the weights, the order of the examples and all randomness", on_resume=REFUSE)
     deterministic: str = _option(
         "auto",
@@ -108,6 +122,42 @@ class Config:
         "2 million parameters without Keras layers",
         on_resume=WARN,
         choices=("auto", "none", "chunk"),
+    )
+    accumulate: int = _option(
+        1, "micro-batches that each batch is taken in, one after the other, to save memory", on_resume=WARN
+    )
+    clip_norm: float = _option(
+        0.0, "the largest global norm of the gradients, which are scaled down to it; 0: any", on_resume=WARN
+    )
+    ema: float = _option(
+        0.0,
+        "the decay of a moving average of the weights, such as 0.999, which is then what is evaluated; 0: none",
+        on_resume=REFUSE,
+    )
+    precision: str = _option(
+        FLOAT32,
+        "what is computed in: the policy of Keras layers, and the compute_dtype of the experiment; weights are float32",
+        on_resume=REFUSE,
+        choices=PRECISIONS,
+    )
+    on_nonfinite: str = _option(
+        STOP,
+        "what a loss or gradient that is not finite does: stop the run, skip that update, or continue with it",
+        on_resume=WARN,
+        choices=NONFINITE_MODES,
+    )
+    on_data_end: str = _option(
+        REPEAT,
+        "what the end of a finite stream does: repeat it, stop the run, or fail",
+        on_resume=REFUSE,
+        choices=END_MODES,
+    )
+    data_resume: str = _option(
+        "auto",
+        "how a stream finds its place at a resume: by its saved iterator, by a replay of what was consumed, or not at "
+        "all (restart); auto: as the stream says",
+        on_resume=REFUSE,
+        choices=("auto", ITERATOR, REPLAY, RESTART),
     )
     tick: str = _option("1s", "how long the compiled chunk runs at most before signals and clocks are looked at")
     orphans_keep: int = _option(2, "of how many attempts the cut records and damaged checkpoints are kept")
@@ -128,7 +178,19 @@ class Config:
                 raise ConfigError(f"{item.name}={value!r} is {type(value).__name__}; expected {expected}")
             if choices and value not in choices:
                 raise ConfigError(f"{item.name}={value} is no choice; expected one of {', '.join(choices)}")
-        for name, least in (("keep_last", 1), ("keep_best", 0), ("threads", 0), ("orphans_keep", 0)):
+        if not 0 <= self.ema < 1:
+            raise ConfigError(f"ema={self.ema} is no decay; expected 0, or a number below 1 such as 0.999")
+        if not math.isfinite(self.clip_norm):
+            raise ConfigError(f"clip_norm={self.clip_norm} is no bound; expected a finite number, or 0 for none")
+        least_values = {
+            "keep_last": 1,
+            "keep_best": 0,
+            "threads": 0,
+            "orphans_keep": 0,
+            "accumulate": 1,
+            "clip_norm": 0,
+        }
+        for name, least in least_values.items():
             if getattr(self, name) < least:
                 raise ConfigError(f"{name}={getattr(self, name)} is too small; expected {least} or more")
         for name in CADENCES:
@@ -137,6 +199,7 @@ class Config:
         self.tick_seconds()
         self.profile_steps()
         self.max_shard_bytes()
+        self.allowed_changes()
         if self.init_from_strict and self.init_from is None:
             raise ConfigError("init_from_strict is set, but no init_from; name the checkpoint that has to fit")
 
@@ -150,6 +213,17 @@ class Config:
     def max_shard_bytes(self) -> int | None:
         """The most bytes that a data file may have; None for any."""
         return None if self.max_shard is None else _named("max_shard", parse_size, self.max_shard)
+
+    def allowed_changes(self) -> frozenset[str]:
+        """What of the run a resume may change, of `CHANGES`."""
+        named = [] if self.allow_change is None else [name.strip() for name in self.allow_change.split(",")]
+        for name in named:
+            if name not in CHANGES:
+                raise ConfigError(
+                    f"allow_change={self.allow_change}: {name!r} is no choice; "
+                    f"expected one or more of {', '.join(CHANGES)}, by comma"
+                )
+        return frozenset(named)
 
     def profile_steps(self) -> tuple[int, int] | None:
         """The steps between which a profile is taken; None for no profile."""
@@ -187,4 +261,8 @@ def make_config(options: Mapping[str, Any], suggested: Mapping[str, Any]) -> Con
         given.pop("monitor", None)
     for name in {*CADENCES, "tick"} & given.keys():
         given[name] = None if given[name] is None else str(given[name])
+    for item in dataclasses.fields(Config):
+        # A library call may give a whole number where any number is welcome.
+        if type(item.default) is float and type(given.get(item.name)) is int:
+            given[item.name] = float(given[item.name])
     return Config(**given)

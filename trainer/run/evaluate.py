@@ -10,8 +10,10 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.data import Batch, Source, fold_in, run_seed
+from trainer.data.sources import HostSource
 from trainer.errors import ConfigError
 from trainer.run.experiment import Experiment
+from trainer.run.feed import EvaluationFeed, told_of
 from trainer.run.measure import Layout, measure
 from trainer.run.pace import Pace
 from trainer.run.state import EVALUATION_STREAM
@@ -24,30 +26,36 @@ class Evaluator:
     Args:
       experiment: whose loss.
       model: the model.
-      source: the split; its length is known.
+      source: the split; it comes to an end.
       split: its name.
       seed: the run's seed; each batch has the same stream of randomness in every evaluation.
       jit: whether XLA compiles it.
     """
 
     def __init__(self, experiment: Experiment, model: Any, source: Source, *, split: str, seed: int, jit: bool) -> None:
-        if source.examples is None:
+        if source.examples is None and not isinstance(source, HostSource):
             raise ConfigError(f"the split {split!r} has no known length; an evaluation covers a whole split")
         self._experiment = experiment
         self._model = model
         self._source = source
         self._seed = seed
-        self._examples = source.examples
+        self._split = split
+        self._feed = EvaluationFeed(source)
         self._layout: Layout | None = None
         self._measure: Any = None
-        self._chunk = tf.function(self._run_chunk, autograph=False, jit_compile=jit or None)
-        self._width = 0
+        # XLA compiles no reading from an iterator.
+        self._jit = jit and not self._feed.signature
+        self._chunk: Any = None
 
     def build(self) -> Layout:
         """Traces one batch, so that the metrics are known and wrong ones are refused before any time is spent."""
-        self._measure = trace_on_batch(self._source.eval_batch, self._measure_batch)
+        self._measure = trace_on_batch(self._feed.specs, self._measure_batch)
         assert self._layout is not None
-        self._width = self._layout.width
+        scalar = tf.TensorSpec([], tf.int64)
+        chunk = tf.function(self._run_chunk, autograph=False, jit_compile=self._jit or None)
+        self._chunk = chunk.get_concrete_function(
+            scalar, scalar, tf.TensorSpec([self._layout.width], tf.float64), *self._feed.signature
+        )
         return self._layout
 
     def run(self, pace: Pace, interrupted: Callable[[], bool]) -> tuple[Mapping[str, Any], Mapping[str, int]] | None:
@@ -61,28 +69,38 @@ class Evaluator:
           The means, and in how many batches a metric was not finite; None when it was interrupted.
         """
         assert self._layout is not None
-        totals: Any = tf.zeros([self._width], tf.float64)
-        batches = -(-self._examples // self._source.batch_size)
-        done = 0
-        while done < batches:
+        totals: Any = tf.zeros([self._layout.width], tf.float64)
+        arguments = self._feed.open()
+        index, over = 0, False
+        while not over:
             if interrupted():
                 return None
-            until = min(batches, done + pace.steps)
             started = time.monotonic()
-            totals = self._chunk(tf.constant(done, tf.int64), tf.constant(until, tf.int64), totals)
-            vector: np.ndarray = totals.numpy()
-            pace.learn(until - done, time.monotonic() - started)
-            done = until
+            until = tf.constant(index + pace.steps, tf.int64)
+            with told_of(f"the split {self._split!r}"):
+                done, totals, last = self._chunk(tf.constant(index, tf.int64), until, totals, *arguments)
+                vector: np.ndarray = totals.numpy()
+            pace.learn(int(done) - index, time.monotonic() - started)
+            index, over = int(done), bool(last)
         return self._layout.means(vector), self._layout.nonfinite(vector)
 
-    def _run_chunk(self, start: tf.Tensor, until: tf.Tensor, totals: tf.Tensor) -> tf.Tensor:
-        def one_batch(index: tf.Tensor, totals: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            batch = self._source.eval_batch(index * self._source.batch_size)
-            seed = fold_in(run_seed(self._seed), EVALUATION_STREAM, index)
-            return index + 1, totals + self._measure(batch.values, batch.weights, seed)
+    def _run_chunk(
+        self, start: tf.Tensor, until: tf.Tensor, totals: tf.Tensor, *arguments: Any
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """The program: evaluates to batch number `until`, or to the last one, and says whether it was that."""
 
-        _, totals = tf.while_loop(lambda index, _: index < until, one_batch, (start, totals), parallel_iterations=1)
-        return totals
+        def one_batch(index: tf.Tensor, totals: tf.Tensor, over: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            batch, over = self._feed.next(arguments, index)
+            seed = fold_in(run_seed(self._seed), EVALUATION_STREAM, index)
+            return index + 1, totals + self._measure(batch.values, batch.weights, seed), over
+
+        done: tuple[tf.Tensor, tf.Tensor, tf.Tensor] = tf.while_loop(
+            lambda index, totals, over: (index < until) & ~over,
+            one_batch,
+            (start, totals, tf.zeros([], tf.bool)),
+            parallel_iterations=1,
+        )
+        return done
 
     def _measure_batch(self, values: dict[str, tf.Tensor], weights: tf.Tensor | None, seed: tf.Tensor) -> tf.Tensor:
         loss = self._experiment.loss(self._model, values, training=False, seed=seed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import copy
 import dataclasses
 import types
 import typing
@@ -57,8 +58,11 @@ class Experiment(abc.ABC):
     """Defaults for the trainer's flags that suit this experiment; a flag that the user gives wins."""
 
     @abc.abstractmethod
-    def model(self, seed: Any) -> tf.Module:
-        """The model, its variables built and initialised from `seed`, a stateless seed: int32 [2]."""
+    def model(self, seed: Any) -> Any:
+        """The model, its variables built and initialised from `seed`, a stateless seed: int32 [2].
+
+        A `tf.Module` or a Keras model; what Keras initialises without a seed follows the run's seed too.
+        """
 
     @abc.abstractmethod
     def optimizer(self) -> Any:
@@ -83,6 +87,19 @@ class Experiment(abc.ABC):
           seed: a stateless seed, int32 [2], of this step; the only source of randomness.
         """
 
+    def extra_state(self) -> Mapping[str, Any]:
+        """What else a checkpoint has to hold, by name, beyond what the model and the optimizer own.
+
+        Called once. A `tf.Variable`, `tf.Module` or `tf.random.Generator`; or any object with `serialize()`, which
+        returns text or bytes, and `deserialize(text)`. A `train_step` finds them in `state.extra`.
+        """
+        return {}
+
+    @property
+    def compute_dtype(self) -> str:
+        """The dtype to compute in, which `--precision` sets: float32, float16 or bfloat16. Weights stay float32."""
+        return str(self.__dict__.get("_compute_dtype", "float32"))
+
     def summarize(self, means: Mapping[str, Any]) -> Mapping[str, float]:
         """Metrics that are no means, from the means of a window or an evaluation: perplexity, F1, AUC.
 
@@ -93,6 +110,14 @@ class Experiment(abc.ABC):
           More metrics to record, by name.
         """
         return {}
+
+
+def at_precision(experiment: Experiment, precision: str) -> Experiment:
+    """A copy of the experiment that computes as `precision` says: float32, mixed_float16 or mixed_bfloat16."""
+    made = copy.copy(experiment)
+    # It is no field: as a parameter it would have two masters.
+    made.__dict__["_compute_dtype"] = precision.removeprefix("mixed_")
+    return made
 
 
 def parameters(experiment: Experiment) -> dict[str, Any]:

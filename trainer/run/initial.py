@@ -61,4 +61,6 @@ def load_weights(state: TrainState, source: Mapping[str, Any], *, strict: bool) 
       ConfigError: nothing fits, or with `strict` not everything.
       Unusable: the checkpoint cannot be read.
     """
-    return lines(warm_start(state.model, source["prefix"], strict=strict), source["name"])
+    report = warm_start(state.model, source["prefix"], strict=strict)
+    state.begin_ema()
+    return lines(report, source["name"])

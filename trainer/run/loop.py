@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable, Sequence
 
 from trainer.checkpoint.store import CheckpointStore
-from trainer.errors import EXIT_DONE, EXIT_INTERRUPTED, Diverged
+from trainer.data.sources import FAIL, RESTART
+from trainer.errors import EXIT_DONE, EXIT_INTERRUPTED, Diverged, Unusable
 from trainer.ledger.journal import Journal
 from trainer.ledger.log import MetricLog
 from trainer.ledger.manifest import RUN_REASONS, Manifest
@@ -15,10 +16,13 @@ from trainer.ledger.record import Record
 from trainer.process.lock import Lock
 from trainer.process.signals import StopRequest
 from trainer.run.assembly import Assembly
+from trainer.run.config import CONTINUE
+from trainer.run.feed import LARGE_STATE
 from trainer.run.pace import Pace
 from trainer.run.profile import Profile
 from trainer.run.program import MAX_CLOSES, Row
 from trainer.run.records import eval_record, open_window, train_record
+from trainer.run.segments import Continuation, order_seed
 from trainer.timeline.cadence import Progress
 from trainer.timeline.schedule import EVALUATION, FLUSH, Due
 from trainer.views.progress import Progress as ProgressView
@@ -47,6 +51,7 @@ class Outlets:
     view: ProgressView
     profile: Profile
     on_record: Callable[[Record], None] | None
+    warn: Callable[[str], None]
 
 
 class Loop:
@@ -57,12 +62,20 @@ class Loop:
       outlets: where records, checkpoints and messages go.
       stop_request: becomes true when a signal asks to stop.
       resumed: the checkpoint that the state was restored from, if any.
+      going_on: the run's segments.
     """
 
     def __init__(
-        self, parts: Assembly, outlets: Outlets, stop_request: StopRequest, *, resumed: Manifest | None
+        self,
+        parts: Assembly,
+        outlets: Outlets,
+        stop_request: StopRequest,
+        *,
+        resumed: Manifest | None,
+        going_on: Continuation,
     ) -> None:
         self._parts = parts
+        self._segments = [segment.to_json() for segment in going_on.segments]
         self._to = outlets
         self._stop_request = stop_request
         self._pace = Pace(parts.config.tick_seconds())
@@ -83,11 +96,17 @@ class Loop:
                 # The manifest has the last word: a completed checkpoint may have closed the window that its file holds.
                 parts.program.clear_window()
             self._pending = frozenset(control.get("pending", ()))
-            parts.best.restore(control.get("best", {}))
+            if going_on.comparable(parts.best.monitor):
+                parts.best.restore(control.get("best", {}))
         self._before = self._now
         # As if all attempts had been one: the seconds of those before count.
         self._began = self._synced - self._now.seconds
         self._open: Row | None = None
+        self._told_of_state = False
+        # Data that has just been taken up is not at its end.
+        fresh = self._now.examples == going_on.origin.examples
+        self._ended = resumed is not None and bool(resumed.control.get("ended")) and not fresh
+        self._take_up_data(going_on, skipped=resumed.open_window.get("skipped", 0) if resumed else 0)
 
     @property
     def progress(self) -> Progress:
@@ -111,7 +130,7 @@ class Loop:
         stop = None
         if self._pending:
             stop = self._boundary(self._due())
-        elif schedule.finished(self._now):
+        elif schedule.finished(self._now) or self._ended:
             stop = Stop("nothing to do", EXIT_DONE)
         while stop is None:
             boundary = bool(self._stop_request) or self._run_chunk()
@@ -164,13 +183,13 @@ class Loop:
         if asked:
             self._to.journal.write("signal", signal=str(request.signal and request.signal.name), step=now.step)
         if due.stop and EVALUATION not in self._pending:
-            return Stop("target reached", EXIT_DONE)
+            return Stop("target reached" if self._parts.schedule.finished(now) else "data ended", EXIT_DONE)
         if asked:
             return Stop("interrupted" if request.exit_code == EXIT_INTERRUPTED else "preempted", request.exit_code)
         return None
 
     def _due(self) -> Due:
-        return self._parts.schedule.due(self._before, self._now, pending=self._pending)
+        return self._parts.schedule.due(self._before, self._now, pending=self._pending, ended=self._ended)
 
     def _run_chunk(self) -> bool:
         """Trains to the next boundary or for a tick, logs the windows that closed, and says whether at a boundary."""
@@ -186,9 +205,14 @@ class Loop:
         self._append([self._train_record(row, closed_by[row.step]) for row in advance.rows])
         self._open = advance.open
         self._now = Progress(advance.open.step, advance.open.examples, ended - self._began)
-        if not advance.finite:
-            raise self._diverged("the loss is not finite", "lower the learning rate or look at the data of that step")
+        if advance.problem:
+            raise self._diverged(
+                f"{advance.problem} is not finite",
+                "lower the learning rate, look at the data of that step, or use on_nonfinite=skip",
+            )
         finished = parts.schedule.finished(self._now)
+        if advance.ended and not finished:
+            self._end_of_data()
         save = None if finished else parts.schedule.next_save(self._now, pending=self._pending)
         self._to.view.update(
             step=self._now.step,
@@ -197,6 +221,33 @@ class Loop:
             next_save=None if save is None else f"step {save}",
         )
         return chunk.boundary
+
+    def _take_up_data(self, going_on: Continuation, *, skipped: int) -> None:
+        """Has the program go on where the run stands in the data; where that is by counting, says how far it is."""
+        told = time.monotonic()
+
+        def counting(done: int, batches: int) -> bool:
+            nonlocal told
+            if time.monotonic() - told > _SYNC_SECONDS:
+                told = time.monotonic()
+                self._to.view.message(f"counting through the data: batch {done:,} of {batches:,}")
+            return not self._stop_request
+
+        origin = going_on.origin
+        if self._parts.source.mode == RESTART and self._now.examples > origin.examples:
+            self._to.warn("the training data begins again: from here on the examples are not those of one long run")
+        seed = order_seed(self._parts.config.seed, origin)
+        self._parts.program.begin(seed, origin=origin.examples, skipped=skipped, counting=counting)
+
+    def _end_of_data(self) -> None:
+        """A finite stream has ended before the target: that is the end of the run, or an error."""
+        if self._parts.config.on_data_end == FAIL:
+            self._to.store.drain()
+            raise Unusable(
+                f"the training data ended at step {self._now.step} after {self._now.examples} examples, before the "
+                f"target; {self._newest()}: bring more data, or use on_data_end=stop or repeat in a new run"
+            )
+        self._ended = True
 
     def _evaluate(self) -> bool:
         """Evaluates every split; returns whether it came to the end."""
@@ -209,7 +260,13 @@ class Loop:
             means, nonfinite = measured
             records.append(
                 eval_record(
-                    means, nonfinite, split=split, experiment=parts.experiment, schedule=parts.schedule, now=self._now
+                    means,
+                    nonfinite,
+                    split=split,
+                    weights="ema" if parts.state.ema_model else "raw",
+                    experiment=parts.experiment,
+                    schedule=parts.schedule,
+                    now=self._now,
                 )
             )
         self._append(records)
@@ -229,7 +286,7 @@ class Loop:
     def _save(self, reasons: Sequence[str], *, complete: bool = False, last: bool = False) -> None:
         """Saves this step, or completes its checkpoint with what was made up for."""
         parts, now, store = self._parts, self._now, self._to.store
-        if not parts.state.all_finite():
+        if parts.config.on_nonfinite != CONTINUE and not parts.state.all_finite():
             raise self._diverged(
                 "a weight is not finite", "lower the learning rate, or look at the data before that step"
             )
@@ -243,8 +300,11 @@ class Loop:
             "early_stop": {},
             "cadence": {"seconds": now.seconds},
             "pending": sorted(self._pending),
+            "segments": self._segments,
+            **({"ended": True} if self._ended else {}),
             "events": self._to.events.position,
         }
+        parts.state.capture()
         best_steps = parts.best.steps if parts.config.keep_best else ()
         window = self._open_window()
         if complete:
@@ -256,12 +316,25 @@ class Loop:
                 epoch=parts.schedule.epoch(now.examples),
                 open_window=window,
                 control=control,
-                data={"mode": parts.source.mode, "fingerprint": parts.source.fingerprint},
+                data=self._place_in_data(),
                 best_steps=best_steps,
                 last=last,
             )
         self._synced = time.monotonic()
         self._deliver()
+
+    def _place_in_data(self) -> dict[str, object]:
+        """How the place in the data is found again; the state of an iterator is put where the save finds it."""
+        size = self._parts.program.capture()
+        if size > LARGE_STATE and not self._told_of_state:
+            self._told_of_state = True
+            self._to.warn(
+                f"the state of the data's iterator takes {size / 2**20:.1f} MiB of each checkpoint; a smaller shuffle "
+                "buffer, or shuffling before elements are read or decoded, makes it less"
+            )
+        facts = self._parts.info.data["train"]
+        state = {"state_bytes": size} if size else {}
+        return {"mode": facts["mode"], "fingerprint": facts["fingerprint"], **state}
 
     def _open_window(self) -> dict[str, object]:
         if self._open is None:
@@ -316,6 +389,8 @@ class Loop:
     def _diverged(self, what: str, advice: str) -> Diverged:
         """The error that ends a run which must not be saved any more; what was being saved before is waited for."""
         self._to.store.drain()
+        return Diverged(f"{what} at step {self._now.step}; {self._newest()}: {advice}")
+
+    def _newest(self) -> str:
         latest = self._to.store.latest
-        newest = f"step {latest.step} stays the newest checkpoint" if latest else "there is no checkpoint"
-        return Diverged(f"{what} at step {self._now.step}; {newest}: {advice}")
+        return f"step {latest.step} stays the newest checkpoint" if latest else "there is no checkpoint"

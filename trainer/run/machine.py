@@ -15,6 +15,14 @@ import tensorflow as tf
 
 from trainer.errors import ConfigError
 
+_ENVIRONMENT = (
+    *("TF_ENABLE_ONEDNN_OPTS", "ONEDNN_MAX_CPU_ISA", "ONEDNN_DEFAULT_FPMATH_MODE"),
+    *("XLA_FLAGS", "TF_XLA_FLAGS"),
+    *("TF_NUM_INTEROP_THREADS", "TF_NUM_INTRAOP_THREADS", "OMP_NUM_THREADS"),
+    *("TF_DETERMINISTIC_OPS", "TF_CUDNN_DETERMINISTIC", "TF_CUDNN_USE_AUTOTUNE", "NVIDIA_TF32_OVERRIDE"),
+)
+"""Variables that choose among TensorFlow's kernels, or how they share their work: others may give other last bits."""
+
 
 def configure(*, threads: int, deterministic: str) -> bool:
     """Sets TensorFlow's threads and determinism; returns whether operations are deterministic.
@@ -46,7 +54,7 @@ def thread_counts() -> dict[str, int]:
 
 
 def describe_machine() -> dict[str, Any]:
-    """The processor, a digest of its instruction sets, and the devices."""
+    """The processor, a digest of its instruction sets, the devices, and the environment's say in what computes."""
     model, features = _processor()
     devices = [
         tf.config.experimental.get_device_details(device).get("device_name", device.device_type)
@@ -58,6 +66,7 @@ def describe_machine() -> dict[str, Any]:
         "cpu": model,
         "cpu_features": hashlib.sha256(features.encode()).hexdigest()[:16],
         "devices": devices,
+        "environment": {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
     }
 
 

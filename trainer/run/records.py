@@ -28,6 +28,7 @@ def train_record(
         metrics=metrics,
         learning_rate=rates[""] if rates.keys() == {""} else rates or None,
         closed_by=closed_by,
+        skipped=row.skipped,
         nonfinite=nonfinite,
     )
 
@@ -37,6 +38,7 @@ def eval_record(
     nonfinite: Mapping[str, int],
     *,
     split: str,
+    weights: str,
     experiment: Experiment,
     schedule: Schedule,
     now: Progress,
@@ -49,7 +51,7 @@ def eval_record(
         examples=now.examples,
         epoch=schedule.epoch(now.examples),
         split=split,
-        weights="raw",
+        weights=weights,
         metrics=metrics,
         nonfinite=counts,
     )
@@ -59,7 +61,8 @@ def open_window(row: Row, start: int, *, layout: Layout, experiment: Experiment)
     """What the manifest says of a window that is open since `start`; the totals themselves are in the checkpoint."""
     steps = row.step - start
     metrics = _metrics(layout.means(row.totals), {}, experiment)[0] if steps else {}
-    return {"from": start, "steps": steps, "metrics": metrics}
+    # Of the steps, those that made no update are no part of the means.
+    return {"from": start, "steps": steps, "metrics": metrics, **({"skipped": row.skipped} if row.skipped else {})}
 
 
 def _metrics(

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from trainer.checkpoint.objects import variable_of
 from trainer.data import fold_in, run_seed
 from trainer.errors import ConfigError
 from trainer.optim import Optimizer
+from trainer.run import guests
+from trainer.run.config import FLOAT32, MIXED_FLOAT16
 from trainer.run.experiment import Experiment
+from trainer.run.extra_state import ExtraState
+from trainer.run.loss_scale import LossScale
 
 WEIGHTS_STREAM, TRAIN_STREAM, EVALUATION_STREAM = 1, 2, 3
 """What the run's seed is folded with first, so that no two uses of it share a stream."""
@@ -20,20 +26,32 @@ WEIGHTS_STREAM, TRAIN_STREAM, EVALUATION_STREAM = 1, 2, 3
 class TrainState:
     """The model, the optimizer or optimizers, and the run's own variables.
 
+    Args:
+      experiment: whose model and optimizer.
+      seed: the run's seed.
+      ema: the decay of the moving average of the weights; 0 for none.
+      precision: one of `PRECISIONS`.
+
     Attributes:
       model: what `Experiment.model` returned.
       optimizer: what `Experiment.optimizer` returned.
       step: int64 scalar, updates attempted.
       examples: int64 scalar, training examples consumed.
       window: float64 [width], the open window's totals and the last learning rates; made by `add_window`.
+      ema_model: a second model, whose weights are the moving average; None without.
+      loss_scale: for float16, None otherwise.
+      data_state: string scalar, the position in a stream whose state is saved; None otherwise.
+      extra: what `Experiment.extra_state` returned, by name.
+      slots_ready: whether the optimizer's slots exist already.
     """
 
-    def __init__(self, experiment: Experiment, seed: int) -> None:
+    def __init__(self, experiment: Experiment, seed: int, *, ema: float = 0.0, precision: str = FLOAT32) -> None:
         name = type(experiment).__name__
-        self.model = experiment.model(fold_in(run_seed(seed), WEIGHTS_STREAM))
-        self.optimizer = experiment.optimizer()
-        if not isinstance(self.model, tf.Module):
-            raise ConfigError(f"{name}.model() returned {type(self.model).__name__}; expected a tf.Module")
+        self._seed = fold_in(run_seed(seed), WEIGHTS_STREAM)
+        self._decay = ema
+        self.model = self._built(experiment, precision)
+        with guests.seeded(self._seed), guests.dtype_policy(precision):
+            self.optimizer = experiment.optimizer()
         if isinstance(self.optimizer, Mapping) and not hasattr(experiment, "train_step"):
             raise ConfigError(
                 f"{name}.optimizer() returned {len(self.optimizer)} optimizers, and there is no train_step that says "
@@ -48,21 +66,32 @@ class TrainState:
         self.step = tf.Variable(0, dtype=tf.int64, trainable=False, name="step")
         self.examples = tf.Variable(0, dtype=tf.int64, trainable=False, name="examples")
         self.window: tf.Variable | None = None
+        self.data_state: tf.Variable | None = None
+        self.loss_scale = LossScale() if precision == MIXED_FLOAT16 else None
+        self.ema_model = self._built(experiment, precision) if ema else None
+        reached = {id(node) for node in tf.train.TrackableView(self.model).descendants()}
+        own = ((v, guests.tensor_variable(v)) for v in guests.variables_of(self.model))
+        self._reached = [(variable, tensor) for variable, tensor in own if id(variable) in reached]
+        self._ema_pairs = self._paired()
+        self._unreached = guests.unreached_variables(self.model)
+        self._extra = ExtraState(experiment)
+        self.extra = self._extra.objects
+        self.slots_ready = self._build_slots()
+        rates = map(guests.constant_learning_rate, self.optimizers().values())
+        self._constant_rates = [(variable, variable.numpy()) for variable in rates if variable is not None]
         self._all_finite = tf.function(self._check_finite, autograph=False)
-        if isinstance(self.optimizer, Optimizer):
-            self.optimizer.build(self.trainable_variables(), step=self.step)
 
     def optimizers(self) -> Mapping[str, Any]:
         """The optimizers by name; a single one has the empty name."""
         return self.optimizer if isinstance(self.optimizer, Mapping) else {"": self.optimizer}
 
-    def trainable_variables(self) -> Sequence[tf.Variable]:
+    def trainable_variables(self) -> Sequence[Any]:
         """The variables that training updates.
 
         Raises:
           ConfigError: there are none.
         """
-        variables = tuple(self.model.trainable_variables)
+        variables = tuple(guests.trainable_variables_of(self.model))
         if not variables:
             raise ConfigError(
                 f"the model {type(self.model).__name__} has no trainable variables; create them in model(), "
@@ -75,25 +104,62 @@ class TrainState:
         return int(sum(np.prod(variable.shape) for variable in self.trainable_variables()))
 
     def size(self) -> int:
-        """Bytes of everything that a checkpoint holds."""
-        variables = [*self.model.variables, self.step, self.examples, self.window]
-        for optimizer in self.optimizers().values():
-            variables += getattr(optimizer, "variables", ())
-        return int(sum(np.prod(variable.shape) * tf.as_dtype(variable.dtype).size for variable in variables))
+        """Bytes of everything that a checkpoint holds, strings aside."""
+        # A view keeps nothing alive.
+        checkpoint = self.checkpoint()
+        found = map(variable_of, tf.train.TrackableView(checkpoint).descendants())
+        variables = {id(variable): variable for variable in found if variable is not None}
+        sizes = (np.prod(v.shape) * v.dtype.size for v in variables.values() if v.shape.is_fully_defined())
+        return int(sum(sizes))
 
     def add_window(self, width: int) -> None:
         """Makes the open window's variable, once the metrics are known."""
         self.window = tf.Variable(tf.zeros([width], tf.float64), trainable=False, name="window")
 
+    def follow_ema(self) -> None:
+        """Moves the average one step towards the weights, ē ← d·ē + (1 − d)·θ; the other variables are copied."""
+        for average, variable, trained in self._ema_pairs:
+            if trained:
+                share = tf.cast(1.0 - self._decay, average.dtype)
+                average.assign_sub(share * (average.read_value() - variable.read_value()))
+            else:
+                average.assign(variable.read_value())
+
+    def moments(self) -> list[tf.Variable]:
+        """The variables of the model that a loss itself may change, such as the moments of a batch normalisation."""
+        trained = {id(variable) for variable in self.trainable_variables()}
+        return [tensor for variable, tensor in self._reached if id(variable) not in trained]
+
+    def begin_ema(self) -> None:
+        """Has the average begin with the weights as they are."""
+        for average, variable, _ in self._ema_pairs:
+            average.assign(variable)
+
     def checkpoint(self) -> tf.train.Checkpoint:
         """The checkpoint of everything here. Called when every variable exists, so that a restore is strict."""
-        return tf.train.Checkpoint(
-            model=self.model,
-            optimizer=self.optimizer,
-            step=self.step,
-            examples=self.examples,
-            window=self.window,
-        )
+        parts = {
+            "model": self.model,
+            "optimizer": self.optimizer,
+            "step": self.step,
+            "examples": self.examples,
+            "window": self.window,
+            "ema": self.ema_model,
+            "loss_scale": self.loss_scale,
+            "keras_seeds": self._unreached or None,
+            "data_state": self.data_state,
+            "extra": self._extra.trackable,
+        }
+        return tf.train.Checkpoint(**{name: part for name, part in parts.items() if part is not None})
+
+    def capture(self) -> None:
+        """Notes in variables what the user's Python objects hold, for a save."""
+        self._extra.capture()
+
+    def restored(self) -> None:
+        """Does what a restore leaves to do: Python objects, and learning rates, which follow the flags alone."""
+        self._extra.restore()
+        for variable, rate in self._constant_rates:
+            variable.assign(rate)
 
     def all_finite(self) -> bool:
         """Whether every trainable variable is finite."""
@@ -102,3 +168,51 @@ class TrainState:
     def _check_finite(self) -> tf.Tensor:
         checks = [tf.reduce_all(tf.math.is_finite(variable)) for variable in self.trainable_variables()]
         return tf.reduce_all(tf.stack(checks))
+
+    def _built(self, experiment: Experiment, precision: str) -> Any:
+        """The experiment's model, which begins the same each time."""
+
+        def build() -> Any:
+            with guests.seeded(self._seed), guests.dtype_policy(precision):
+                return experiment.model(self._seed)
+
+        known = "keras" in sys.modules
+        model = build()
+        if not known and precision != FLOAT32 and "keras" in sys.modules:
+            # The model was the first to need Keras, which only now can be told.
+            model = build()
+        if not (isinstance(model, tf.Module) or guests.is_guest(model)):
+            raise ConfigError(
+                f"{type(experiment).__name__}.model() returned {type(model).__name__}; "
+                "expected a tf.Module or a Keras model"
+            )
+        return model
+
+    def _paired(self) -> list[tuple[tf.Variable, tf.Variable, bool]]:
+        """Each variable of the average, with what it follows, and whether that is trained."""
+        if self.ema_model is None:
+            return []
+        trained = {id(variable) for variable in self.trainable_variables()}
+        own = [variable for variable, _ in self._reached]
+        reached = {id(node) for node in tf.train.TrackableView(self.ema_model).descendants()}
+        averages = [variable for variable in guests.variables_of(self.ema_model) if id(variable) in reached]
+        if [v.shape for v in own] != [v.shape for v in averages]:
+            raise ConfigError(
+                "the experiment's model() builds other variables the second time, and ema needs a second model; "
+                "have it build the same ones each time"
+            )
+        return [
+            (guests.tensor_variable(average), guests.tensor_variable(variable), id(variable) in trained)
+            for variable, average in zip(own, averages, strict=True)
+        ]
+
+    def _build_slots(self) -> bool:
+        """Has the optimizer make its slots, where it can before it is used; returns whether it could."""
+        if isinstance(self.optimizer, Optimizer):
+            self.optimizer.build(self.trainable_variables(), step=self.step)
+        elif not isinstance(self.optimizer, Mapping):
+            build: Callable[[Sequence[Any]], None] | None = getattr(self.optimizer, "build", None)
+            if build is None:
+                return False
+            build(self.trainable_variables())
+        return True

@@ -7,22 +7,27 @@ from typing import Any
 
 import tensorflow as tf
 
-from trainer.data import Batch
 from trainer.errors import ConfigError
 
 
-def trace_on_batch(batch_at: Callable[[tf.Tensor], Batch], function: Callable[..., tf.Tensor]) -> Any:
-    """Traces `function(values, weights, seed)` on the shapes of the batches of `batch_at(start)`.
+def trace_on_batch(
+    specs: tuple[dict[str, tf.TensorSpec], tf.TensorSpec | None],
+    function: Callable[..., tf.Tensor],
+    *,
+    seeds: tuple[int, ...] = (2,),
+) -> Any:
+    """Traces `function(values, weights, seed)` on batches of these shapes.
 
     The user's code runs once, here, with autograph; and whatever it only tells while it is traced, such as the names of
     its metrics, is known afterwards.
+
+    Args:
+      specs: the shapes of the values by name, and of the weights.
+      function: what to trace.
+      seeds: the shape of the seed, or seeds, that it takes: int32.
     """
-    start = tf.TensorSpec([], tf.int64)
-    values, weights, _ = tf.function(batch_at, autograph=False).get_concrete_function(start).structured_outputs
-    specs = {name: tf.TensorSpec(value.shape, value.dtype) for name, value in values.items()}
-    weight_spec = None if weights is None else tf.TensorSpec(weights.shape, weights.dtype)
     try:
-        return tf.function(function).get_concrete_function(specs, weight_spec, tf.TensorSpec([2], tf.int32))
+        return tf.function(function).get_concrete_function(*specs, tf.TensorSpec(seeds, tf.int32))
     except ConfigError as error:
         raise _as_raised(error) from None
 

@@ -27,10 +27,11 @@ from trainer.run.assembly import Assembly, assemble
 from trainer.run.catalog import canonical_name, short_name
 from trainer.run.config import Config, make_config
 from trainer.run.experiment import Experiment, parameters
-from trainer.run.identity import changed_flags, check_identity
+from trainer.run.identity import changed_flags, fixed_flags
 from trainer.run.initial import find_source, load_weights
 from trainer.run.loop import Loop, Outlets, Stop
 from trainer.run.profile import Profile
+from trainer.run.segments import Continuation, continue_run, newest_manifest
 from trainer.storage.files import reading
 from trainer.timeline.cadence import Progress
 from trainer.views.plan import plan_lines
@@ -125,9 +126,10 @@ class Trainer:
         view = make_progress(self.config.progress)
         if self.config.dry_run:
             parts, loaded = self._assemble(known)
-            if known is not None:
-                _warn(check_identity(known, parts.info, self._experiment, self.directory))
-            print("\n".join([*_plan(parts, known or parts.info), *loaded]))
+            going_on = self._identify(parts, known) if known else Continuation()
+            _warn(going_on.warnings)
+            lines = [*_plan(parts, known or parts.info), *loaded, *([going_on.line] if going_on.line else [])]
+            print("\n".join(lines))
             return self._result(parts, Stop("dry run", EXIT_DONE), None, Progress())
         with contextlib.ExitStack() as stack:
             request = self._stop_request
@@ -139,7 +141,11 @@ class Trainer:
             parts, loaded = self._assemble(known)
             lock = lock or stack.enter_context(self._locked())
             known = RunInfo.load(self.directory)
-            _warn(self._identify(parts, known))
+            if known is not None:
+                # Before anything is touched; and again by what the run really goes on from.
+                self._identify(parts, known)
+            else:
+                self.directory.files.commit(self.directory.run_info, parts.info.encode())
             info = known or parts.info
             stack.callback(view.stop)
             return self._train(parts, info, [*_plan(parts, info), *loaded], view, request, lock)
@@ -148,10 +154,15 @@ class Trainer:
         """The parts, with the first weights where another checkpoint gives them; and the lines that tell of those."""
         # A source that is not there is refused before anything is built.
         find_source(self.config, known, self.directory)
-        parts = assemble(self._experiment, self.config, name=self._name, known=known)
+        config = self.config
+        if known is not None and config.epoch_examples is None:
+            # Grids in epochs stay where they are, also on longer data.
+            config = dataclasses.replace(config, epoch_examples=known.epoch_examples)
+        parts = assemble(self._experiment, config, name=self._name, known=known)
         # Again: a run that goes on may have deleted that checkpoint since, and has a newer one.
         source = find_source(self.config, known, self.directory)
-        parts = dataclasses.replace(parts, info=dataclasses.replace(parts.info, init_from=source))
+        info = dataclasses.replace(parts.info, init_from=source, fixed=fixed_flags(self.config))
+        parts = dataclasses.replace(parts, info=info)
         if source is None or self.directory.committed_steps():
             return parts, []
         return parts, load_weights(parts.state, source, strict=self.config.init_from_strict)
@@ -185,17 +196,20 @@ class Trainer:
             stack.enter_context(store)
             recovery = store.recover()
             resumed = recovery.manifest
+            going_on = self._continue(parts, info, resumed)
+            parts = dataclasses.replace(parts, schedule=parts.schedule.anchored(going_on.origin.examples))
             bound_orphans(directory, config.orphans_keep)
             if resumed:
                 cut = recovery.cut
                 journal.write("resume", step=resumed.step, cut_bytes=cut.bytes, cut_step=cut.last_step)
+            going_on.note(journal)
             journal.write("plan", lines=plan)
             in_place = store.prepare()
-            _warn([*recovery.warnings(), *([in_place] if in_place else [])])
+            _warn([*going_on.warnings, *recovery.warnings(), *([in_place] if in_place else [])])
             view.start(
                 step=resumed.step if resumed else 0,
-                total_steps=parts.schedule.last_step(Progress()),
-                plan_lines=[*plan, *_resume_lines(recovery)],
+                total_steps=parts.schedule.last_step(resumed.progress if resumed else Progress()),
+                plan_lines=[*plan, *_resume_lines(recovery), *([going_on.line] if going_on.line else [])],
             )
             events = EventWriter(
                 Path(directory.events),
@@ -216,8 +230,11 @@ class Trainer:
                 view=view,
                 profile=profile,
                 on_record=self._on_record,
+                warn=lambda line: _warn([line]),
             )
-            loop = Loop(parts, outlets, request, resumed=resumed)
+            if resumed:
+                parts.state.restored()
+            loop = Loop(parts, outlets, request, resumed=resumed, going_on=going_on)
             stop = loop.run()
             result = self._result(parts, stop, store, loop.progress)
             journal.write("stop", reason=stop.reason, exit_code=stop.exit_code, step=result.step, saved=result.saved)
@@ -267,12 +284,13 @@ class Trainer:
             raise ConfigError(f"run_dir={self.directory.path} is not writable; choose another, or mend its permissions")
         return locked(self.directory.lock)
 
-    def _identify(self, parts: Assembly, known: RunInfo | None) -> list[str]:
-        """Checks that the directory holds this run, or says so in it; returns what is to be warned of."""
-        if known is not None:
-            return check_identity(known, parts.info, self._experiment, self.directory)
-        self.directory.files.commit(self.directory.run_info, parts.info.encode())
-        return []
+    def _identify(self, parts: Assembly, known: RunInfo) -> Continuation:
+        """How the run in the directory would go on; refuses where that is not what is asked for."""
+        return self._continue(parts, known, newest_manifest(self.directory, known.run_id))
+
+    def _continue(self, parts: Assembly, known: RunInfo, resumed: Manifest | None) -> Continuation:
+        allowed = self.config.allowed_changes()
+        return continue_run(known, parts.info, self._experiment, self.directory, resumed=resumed, allowed=allowed)
 
     def _result(self, parts: Assembly, stop: Stop, store: CheckpointStore | None, now: Progress) -> Result:
         latest = store.latest if store else None
@@ -333,7 +351,7 @@ def _warn(lines: Iterable[str]) -> None:
 def _plan(parts: Assembly, info: RunInfo) -> list[str]:
     return plan_lines(
         parts.schedule,
-        info,
+        dataclasses.replace(info, seed=parts.info.seed, data=parts.info.data),
         monitor=parts.best.monitor,
         mode=parts.best.mode,
         state_bytes=parts.state.size(),

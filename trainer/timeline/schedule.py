@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Iterable, Sequence
 
@@ -128,6 +129,12 @@ class Schedule:
         self._save = self.grids("save_every")
         self._keep = self.grids("keep_every")
 
+    def anchored(self, origin: int) -> Schedule:
+        """This schedule where passes over the data begin at `origin` examples; grids and epochs stay as they are."""
+        anchored = copy.copy(self)
+        anchored.stepping = dataclasses.replace(self.stepping, origin=origin)
+        return anchored
+
     def epoch(self, examples: int) -> float | None:
         """The epoch after `examples` examples; None when the data has no length."""
         return examples / self.epoch_examples if self.epoch_examples else None
@@ -189,16 +196,17 @@ class Schedule:
                 save = self._first(self._log, self.progress(progress, save - 1))
         return min((step for step in (save, self.last_step(progress)) if step is not None), default=None)
 
-    def due(self, before: Progress, now: Progress, *, pending: Iterable[str] = ()) -> Due:
+    def due(self, before: Progress, now: Progress, *, pending: Iterable[str] = (), ended: bool = False) -> Due:
         """What is due at `now`, where `before` is the last step that was looked at.
 
         Args:
           before: the progress of the previous boundary, or that of the resume.
           now: where the run is; nothing is due again at `before` itself but what is pending.
           pending: what the last answer, or the checkpoint resumed from, left to do.
+          ended: whether there is no more data, so that the run ends here without reaching a target.
         """
         pending = frozenset(pending)
-        stop = self.finished(now)
+        stop = ended or self.finished(now)
         ending = stop and now.step > before.step
         logged = self._is_log_step(before, now)
         interval = _crossed([grid for grid in self._save if grid.axis != SECOND], before, now) or SAVE in pending
@@ -211,10 +219,10 @@ class Schedule:
         if ending:
             reasons.append("final")
         flushed = self.reconcile == FLUSH and interval
-        ended = ending and bool(self._log or self.reconcile == FLUSH)
+        closed = ending and bool(self._log or self.reconcile == FLUSH)
         return Due(
-            log=logged or flushed or ended,
-            closed_by=None if logged else "end" if ended else "save" if flushed else None,
+            log=logged or flushed or closed,
+            closed_by=None if logged else "end" if closed else "save" if flushed else None,
             evaluate=(ending and bool(self._evaluate))
             or _crossed(self._evaluate, before, now)
             or EVALUATION in pending,

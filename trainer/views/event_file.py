@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from trainer.views.crc32c import masked_crc32c
+from trainer.storage.crc32c import masked_crc32c
 
 FILE_VERSION: Final = 3
 SUMMARY: Final = 5

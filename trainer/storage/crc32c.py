@@ -62,3 +62,13 @@ def masked_crc32c(data: bytes) -> int:
     """
     crc = crc32c(data)
     return ((crc >> 15 | crc << 17) + _MASK_DELTA) & _ONES
+
+
+def masked_crc32c_of(numbers: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint32]:
+    """The masked CRC-32C of the eight bytes of each of `numbers`, uint64 [n], such as the lengths of records."""
+    crc = np.full(numbers.shape, _ONES, np.uint32)
+    for byte in numbers.astype("<u8").view(np.uint8).reshape(-1, 8).T:
+        crc = _EFFECT[(crc ^ byte) & 0xFF] ^ (crc >> 8)
+    crc = ~crc
+    masked: npt.NDArray[np.uint32] = (crc >> 15 | crc << 17) + np.uint32(_MASK_DELTA)
+    return masked

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from trainer.views.crc32c import crc32c, masked_crc32c
+from trainer.storage.crc32c import crc32c, masked_crc32c
 
 
 def bit_by_bit(data: bytes) -> int:

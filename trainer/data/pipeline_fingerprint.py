@@ -1,0 +1,102 @@
+"""What tells one `tf.data` pipeline from another: its operations, their settings and the constants in them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import tensorflow as tf
+
+from trainer.errors import ConfigError
+
+_NAMES_ONLY = frozenset({"metadata", "_class", "config_proto", "container", "shared_name"})
+"""Attributes that hold nothing but names of this process, and hints of how to run."""
+_IGNORE_STATE = 1
+"""TensorFlow's number for: describe the pipeline though it may keep a state elsewhere."""
+
+
+def pipeline_fingerprint(dataset: tf.data.Dataset) -> str:
+    """Returns 16 hexadecimal digits that change with the pipeline's operations, and not with the names of functions.
+
+    TensorFlow's own `DatasetFingerprint` gives the same pipeline other numbers from call to call.
+
+    Raises:
+      ConfigError: the pipeline cannot be described, such as one that holds more than 2 GiB of constants.
+    """
+    try:
+        serialized = tf.raw_ops.DatasetToGraphV2(
+            input_dataset=dataset._variant_tensor, external_state_policy=_IGNORE_STATE, strip_device_assignment=True
+        )
+        graph = tf.compat.v1.GraphDef.FromString(serialized.numpy())
+    except (tf.errors.OpError, ValueError) as error:
+        raise ConfigError(
+            f"the stream's pipeline cannot be told from others ({type(error).__name__}); give stream a fingerprint="
+        ) from error
+    return _Digest(graph).of_graph()[:16]
+
+
+class _Digest:
+    """Digests of the nodes and functions of a graph, each by what it computes."""
+
+    def __init__(self, graph: Any) -> None:
+        self._graph = graph
+        self._functions = {function.signature.name: function for function in graph.library.function}
+        self._known: dict[str, str] = {}
+
+    def of_graph(self) -> str:
+        """The digest of what the graph returns, which is its last node's input."""
+        nodes = {node.name: node for node in self._graph.node}
+        found: dict[str, str] = {}
+        returned = [node for node in self._graph.node if node.op == "_Retval"]
+        return _hash(*(self._of_node(node.name, nodes, {}, found) for node in returned))
+
+    def _of_function(self, name: str) -> str:
+        if name not in self._known:
+            function = self._functions[name]
+            nodes = {node.name: node for node in function.node_def}
+            arguments = {argument.name: f"argument {i}" for i, argument in enumerate(function.signature.input_arg)}
+            found: dict[str, str] = {}
+            outputs = [function.ret[output.name] for output in function.signature.output_arg]
+            effects = sorted(self._of_node(node, nodes, arguments, found) for node in function.control_ret.values())
+            parts = [self._of_input(output, nodes, arguments, found) for output in outputs]
+            self._known[name] = _hash(*parts, "effects", *effects)
+        return self._known[name]
+
+    def _of_node(self, name: str, nodes: Mapping[str, Any], arguments: Mapping[str, str], found: dict[str, str]) -> str:
+        if name not in found:
+            node = nodes[name]
+            attributes = [
+                f"{key}={self._of_attribute(node.attr[key])}" for key in sorted(node.attr) if key not in _NAMES_ONLY
+            ]
+            inputs = [self._of_input(given, nodes, arguments, found) for given in node.input if given[0] != "^"]
+            after = sorted(
+                self._of_input(given[1:], nodes, arguments, found) for given in node.input if given[0] == "^"
+            )
+            found[name] = _hash(node.op, *attributes, *inputs, "after", *after)
+        return found[name]
+
+    def _of_input(
+        self, given: str, nodes: Mapping[str, Any], arguments: Mapping[str, str], found: dict[str, str]
+    ) -> str:
+        name, _, output = given.partition(":")
+        if name in arguments:
+            return arguments[name]
+        return f"{self._of_node(name, nodes, arguments, found)}:{output}"
+
+    def _of_attribute(self, value: Any) -> str:
+        if value.HasField("func"):
+            settings = [f"{key}={self._of_attribute(value.func.attr[key])}" for key in sorted(value.func.attr)]
+            return _hash(self._of_function(value.func.name), *settings)
+        if value.HasField("list") and value.list.func:
+            return _hash(*(self._of_function(function.name) for function in value.list.func))
+        if value.HasField("tensor") and value.tensor.dtype == tf.resource.as_datatype_enum:
+            return "a handle, of this process"
+        return hashlib.sha256(value.SerializeToString(deterministic=True)).hexdigest()
+
+
+def _hash(*parts: str) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(f"{len(part)} {part}".encode())
+    return digest.hexdigest()

@@ -1,0 +1,232 @@
+"""How batches reach the program: computed in it, or taken from an iterator that it is called with."""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from trainer.data import Batch, Source
+from trainer.data.marked import endless, with_last
+from trainer.data.pipeline import reading_failure
+from trainer.data.sources import ITERATOR, REPLAY, GraphSource, HostSource, PipelineSource
+from trainer.data.streams import StreamSource, check_state, iterator_state, put_back
+from trainer.errors import ConfigError, Unusable
+
+LARGE_STATE = 10 * 2**20
+"""Bytes of iterator state above which the user is told what they cost."""
+
+Counting = Callable[[int, int], bool]
+"""Receives how many batches are counted and how many are to be; returns whether to go on."""
+
+
+class Feed(abc.ABC):
+    """The batches of training, one after another, as a compiled program asks for them.
+
+    Attributes:
+      specs: the shapes of a batch's values by name, and of its weights.
+      signature: what the program takes as further arguments.
+      state: string scalar, where in the data the run stands; None where that follows from the examples consumed.
+    """
+
+    specs: tuple[dict[str, tf.TensorSpec], tf.TensorSpec | None]
+    signature: tuple[Any, ...]
+    state: tf.Variable | None = None
+
+    @abc.abstractmethod
+    def open(self, seed: np.ndarray, origin: int, examples: int, counting: Counting) -> tuple[Any, ...]:
+        """The program's arguments, so that it goes on where the run stands.
+
+        Args:
+          seed: int32 [2], of the order and of what is random in the data.
+          origin: the examples that had been consumed when this data began to be.
+          examples: the examples consumed by now.
+          counting: asked, where the place is found by counting batches, after each of them.
+
+        Raises:
+          Unusable: the data ends before the place.
+        """
+
+    @abc.abstractmethod
+    def next(self, arguments: tuple[Any, ...], examples: tf.Tensor) -> tuple[Batch, tf.Tensor]:
+        """The batch after `examples`, int64 scalar, and whether it is the last: in the program."""
+
+    def capture(self) -> int:
+        """Notes in `state` where the run stands; returns how many bytes that takes."""
+        return 0
+
+
+class GraphFeed(Feed):
+    """Batches that are operations of the program itself."""
+
+    def __init__(self, source: GraphSource) -> None:
+        self._source = source
+        self.signature = (tf.TensorSpec([2], tf.int32), tf.TensorSpec([], tf.int64))
+        self.specs = graph_specs(lambda start: source.train_batch(np.zeros(2, np.int32), start))
+
+    def open(self, seed: np.ndarray, origin: int, examples: int, counting: Counting) -> tuple[Any, ...]:
+        return tf.constant(seed), tf.constant(origin, tf.int64)
+
+    def next(self, arguments: tuple[Any, ...], examples: tf.Tensor) -> tuple[Batch, tf.Tensor]:
+        seed, origin = arguments
+        return self._source.train_batch(seed, examples - origin), tf.zeros([], tf.bool)
+
+
+class PipelineFeed(Feed):
+    """Batches that a pipeline prepares from any position on."""
+
+    def __init__(self, source: PipelineSource) -> None:
+        self._source = source
+        elements = self._dataset(np.zeros(2, np.int32), 0).element_spec
+        self.signature = (tf.data.IteratorSpec(elements),)
+        self.specs = batch_specs(elements[0])
+
+    def open(self, seed: np.ndarray, origin: int, examples: int, counting: Counting) -> tuple[Any, ...]:
+        return (iter(self._dataset(seed, examples - origin)),)
+
+    def next(self, arguments: tuple[Any, ...], examples: tf.Tensor) -> tuple[Batch, tf.Tensor]:
+        return next_of(arguments)
+
+    def _dataset(self, seed: np.ndarray, start: int) -> tf.data.Dataset:
+        return endless(self._source.train_batches(seed, start))
+
+
+class StreamFeed(Feed):
+    """Batches of a pipeline that is resumed by its saved state, by counting, or not at all.
+
+    Args:
+      source: the pipeline.
+
+    Raises:
+      ConfigError: its position is to be saved and cannot be.
+    """
+
+    def __init__(self, source: StreamSource) -> None:
+        self._source = source
+        self._iterator: tf.data.Iterator | None = None
+        dataset = source.train_batches(np.zeros(2, np.int32))
+        self.signature = (tf.data.IteratorSpec(dataset.element_spec),)
+        self.specs = batch_specs(dataset.element_spec[0])
+        if source.mode == ITERATOR:
+            check_state(dataset)
+            with tf.device("CPU:0"):
+                self.state = tf.Variable("", trainable=False, name="data_state")
+
+    def open(self, seed: np.ndarray, origin: int, examples: int, counting: Counting) -> tuple[Any, ...]:
+        source, consumed = self._source, examples - origin
+        replayed = consumed if source.mode == REPLAY else 0
+        # What is no whole number of batches is a matter of elements: the batch size was another then.
+        batches, rest = divmod(replayed, source.batch_size)
+        self._iterator = iter(source.train_batches(seed, skip=rest))
+        if self.state is not None and consumed:
+            put_back(self._iterator, self.state.read_value())
+        for done in range(batches):
+            try:
+                next(self._iterator)
+            except StopIteration:
+                raise Unusable(
+                    f"the stream ends after {rest + done * source.batch_size} examples, and {replayed} were consumed; "
+                    "bring the data back, or begin again with data_resume=restart"
+                ) from None
+            if not counting(done + 1, batches):
+                break
+        return (self._iterator,)
+
+    def next(self, arguments: tuple[Any, ...], examples: tf.Tensor) -> tuple[Batch, tf.Tensor]:
+        return next_of(arguments)
+
+    def capture(self) -> int:
+        if self.state is None:
+            return 0
+        assert self._iterator is not None
+        state = iterator_state(self._iterator)
+        self.state.assign(state)
+        return len(state.numpy())
+
+
+def make_feed(source: Source) -> Feed:
+    """The feed that fits a source.
+
+    Raises:
+      ConfigError: it is a stream whose position cannot be saved and is to be.
+    """
+    if isinstance(source, GraphSource):
+        return GraphFeed(source)
+    if isinstance(source, PipelineSource):
+        return PipelineFeed(source)
+    if isinstance(source, StreamSource):
+        return StreamFeed(source)
+    raise ConfigError(f"{type(source).__name__} is no source that can be trained on; expected one of trainer.data")
+
+
+class EvaluationFeed:
+    """The batches of a whole split, in its order; the last one says that it is.
+
+    Args:
+      source: the split.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._dataset: tf.data.Dataset | None = None
+        if isinstance(source, HostSource):
+            self._dataset = with_last(source.eval_batches())
+            self.signature: tuple[Any, ...] = (tf.data.IteratorSpec(self._dataset.element_spec),)
+            self.specs = batch_specs(self._dataset.element_spec[0])
+        else:
+            assert isinstance(source, GraphSource)
+            self.signature = ()
+            self.specs = graph_specs(source.eval_batch)
+
+    def open(self) -> tuple[Any, ...]:
+        """The program's arguments, for an evaluation from the beginning."""
+        return () if self._dataset is None else (iter(self._dataset),)
+
+    def next(self, arguments: tuple[Any, ...], index: tf.Tensor) -> tuple[Batch, tf.Tensor]:
+        """Batch number `index`, int64 scalar, and whether it is the last: in the program."""
+        if arguments:
+            return next_of(arguments)
+        source = self._source
+        assert isinstance(source, GraphSource)
+        assert source.examples is not None
+        start = index * source.batch_size
+        return source.eval_batch(start), start + source.batch_size >= source.examples
+
+
+@contextlib.contextmanager
+def told_of(data: str) -> Iterator[None]:
+    """Has what goes wrong while a program reads data come out as one line.
+
+    Raises:
+      Unusable: there is nothing to read, or it cannot be read.
+    """
+    try:
+        yield
+    except tf.errors.OutOfRangeError:
+        raise Unusable(f"{data} has no examples to go on with; expected at least one batch") from None
+    except tf.errors.OpError as error:
+        raise (reading_failure(error) or error) from error
+
+
+def graph_specs(batch_at: Callable[[tf.Tensor], Batch]) -> tuple[dict[str, tf.TensorSpec], tf.TensorSpec | None]:
+    """The shapes of the batches that `batch_at(start)` computes."""
+    start = tf.TensorSpec([], tf.int64)
+    values, weights, _ = tf.function(batch_at, autograph=False).get_concrete_function(start).structured_outputs
+    specs = {name: tf.TensorSpec(value.shape, value.dtype) for name, value in values.items()}
+    return specs, None if weights is None else tf.TensorSpec(weights.shape, weights.dtype)
+
+
+def batch_specs(batch: Batch) -> tuple[dict[str, tf.TensorSpec], tf.TensorSpec | None]:
+    """The shapes of the batches of a dataset whose elements are described by `batch`."""
+    weights = batch.weights if isinstance(batch.weights, tf.TensorSpec) else None
+    return dict(batch.values), weights
+
+
+def next_of(arguments: tuple[Any, ...]) -> tuple[Batch, tf.Tensor]:
+    """The next batch of the iterator that a program was called with, and whether it is the last."""
+    batch, last = arguments[0].get_next()
+    return batch, last

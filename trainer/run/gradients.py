@@ -1,0 +1,168 @@
+"""The gradients of a batch's objective, taken at once or in micro-batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from trainer.data import Batch
+from trainer.optim.gradients import dense
+from trainer.run.guests import tensor_variable
+from trainer.run.measure import Layout, Measured
+
+MeasureBatch = Callable[[Batch, tf.Tensor], Measured]
+
+
+class Gradients(NamedTuple):
+    """What one batch says about the weights."""
+
+    totals: tf.Tensor
+    """float64 [layout.width]."""
+    layout: Layout
+    objective: tf.Tensor
+    """What was differentiated: a scalar of the loss's dtype."""
+    gradients: list[Any]
+    """One for each variable: a tensor, `tf.IndexedSlices`, or None where the objective does not depend on it."""
+
+
+def whole(
+    measured_on: MeasureBatch,
+    batch: Batch,
+    seed: tf.Tensor,
+    variables: Sequence[Any],
+    *,
+    scale: tf.Tensor | None,
+    reduce: Callable[[tf.Tensor], tf.Tensor],
+    replicas: int,
+) -> Gradients:
+    """The gradients of a batch in one piece.
+
+    Args:
+      measured_on: the loss of a batch with a seed.
+      batch: the batch.
+      seed: int32 [2].
+      variables: what to differentiate by.
+      scale: by what the objective is multiplied meanwhile, a float32 scalar; None for nothing.
+      reduce: sums a tensor over the replicas.
+      replicas: how many there are.
+    """
+    with tf.GradientTape() as tape:
+        measured = measured_on(batch, seed)
+        # The mean is over the global batch: each replica's share is its weighted sum over everybody's weight.
+        objective = tf.math.divide_no_nan(measured.weighted_loss, reduce(measured.weight))
+        if measured.regularization is not None:
+            objective += tf.cast(measured.regularization, objective.dtype) / replicas
+        scaled = objective if scale is None else objective * tf.cast(scale, objective.dtype)
+    gradients = tape.gradient(scaled, [tensor_variable(variable) for variable in variables])
+    if scale is not None:
+        gradients = [None if g is None else times(g, 1 / scale) for g in gradients]
+    return Gradients(measured.totals, measured.layout, objective, [None if g is None else reduce(g) for g in gradients])
+
+
+def accumulated(
+    measured_on: MeasureBatch,
+    batch: Batch,
+    seeds: Sequence[tf.Tensor],
+    variables: Sequence[Any],
+    *,
+    rows: int,
+    scale: tf.Tensor | None,
+    reduce: Callable[[tf.Tensor], tf.Tensor],
+    replicas: int,
+) -> Gradients:
+    """The same gradients from micro-batches, one after the other, so that only one is in memory at a time.
+
+    What each example weighs is known only when all have been seen: the sums are divided at the end.
+
+    Args:
+      seeds: int32 [2] for each micro-batch; as many as there are.
+      rows: of the whole batch.
+    """
+    parts, size = len(seeds), rows // len(seeds)
+    sources = [tensor_variable(variable) for variable in variables]
+    gradients: list[Any] = [None] * len(sources)
+    penalties: list[Any] = [None] * len(sources)
+    totals, weighted, weight, penalty = None, None, None, None
+    done: list[tf.Tensor] = []
+    layout = None
+    for part in range(parts):
+        # Nothing of a micro-batch may begin before the one before it is through.
+        with tf.control_dependencies(done):
+            micro = Batch(
+                {name: value[part * size : (part + 1) * size] for name, value in batch.values.items()},
+                None if batch.weights is None else batch.weights[part * size : (part + 1) * size],
+                examples=None,
+            )
+            with tf.GradientTape(persistent=True) as tape:
+                measured = measured_on(micro, seeds[part])
+                share = measured.weighted_loss / rows
+                if scale is not None:
+                    share = share * tf.cast(scale, share.dtype)
+                if measured.regularization is not None:
+                    charge = tf.cast(measured.regularization, share.dtype) / (parts * replicas)
+                    if scale is not None:
+                        charge = charge * tf.cast(scale, charge.dtype)
+            gradients = _added(gradients, tape.gradient(share, sources), sources)
+            if measured.regularization is not None:
+                penalties = _added(penalties, tape.gradient(charge, sources), sources)
+                penalty = _plus(penalty, tf.cast(measured.regularization, share.dtype) / (parts * replicas))
+            del tape
+            layout = measured.layout
+            totals = _plus(totals, measured.totals)
+            weighted = _plus(weighted, measured.weighted_loss)
+            weight = _plus(weight, measured.weight)
+            done = [totals, *(g for g in gradients if g is not None)]
+    assert layout is not None
+    assert totals is not None
+    everybody = reduce(weight)
+    objective = tf.math.divide_no_nan(weighted, everybody)
+    if penalty is not None:
+        objective = objective + penalty
+    factor = tf.math.divide_no_nan(tf.cast(rows, everybody.dtype), everybody)
+    unscale = 1.0 if scale is None else 1 / scale
+    found: list[Any] = []
+    for gradient, charged in zip(gradients, penalties, strict=True):
+        whole_gradient = None if gradient is None else gradient * tf.cast(factor, gradient.dtype)
+        if charged is not None:
+            whole_gradient = _plus(whole_gradient, charged)
+        found.append(None if whole_gradient is None else reduce(times(whole_gradient, unscale)))
+    # A batch in which a value is not finite counts once, however many of its parts have it.
+    first = layout.first_nonfinite
+    totals = tf.concat([totals[:first], tf.minimum(totals[first:], 1.0)], axis=0)
+    return Gradients(totals, layout, objective, found)
+
+
+def clipped(gradients: Sequence[Any], squares: tf.Tensor, most: float) -> list[Any]:
+    """The gradients scaled so that their global norm is at most `most`.
+
+    R. Pascanu, T. Mikolov and Y. Bengio, "On the difficulty of training recurrent neural networks", ICML 2013.
+
+    Args:
+      gradients: tensors, `tf.IndexedSlices` or None.
+      squares: half the square of their global norm, a float scalar.
+      most: the bound.
+    """
+    norm = tf.sqrt(2.0 * squares)
+    factor = tf.where(norm > most, most / norm, tf.ones_like(norm))
+    return [None if gradient is None else times(gradient, factor) for gradient in gradients]
+
+
+def _added(sums: Sequence[Any], gradients: Sequence[Any], variables: Sequence[Any]) -> list[Any]:
+    added = []
+    for total, gradient, variable in zip(sums, gradients, variables, strict=True):
+        added.append(total if gradient is None else _plus(total, dense(gradient, variable)))
+    return added
+
+
+def _plus(total: Any, value: tf.Tensor) -> tf.Tensor:
+    return value if total is None else total + value
+
+
+def times(gradient: Any, factor: Any) -> Any:
+    """A gradient, sparse or not, times a scalar."""
+    if isinstance(gradient, tf.IndexedSlices):
+        values = gradient.values * tf.cast(factor, gradient.values.dtype)
+        return tf.IndexedSlices(values, gradient.indices, gradient.dense_shape)
+    return gradient * tf.cast(factor, gradient.dtype)
