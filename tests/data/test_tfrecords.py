@@ -12,8 +12,8 @@ from trainer.data import records, run_seed
 from trainer.data.paths import find
 from trainer.data.reading import open_file
 from trainer.data.tfrecords import TFRecords
-from trainer.storage.crc32c import masked_crc32c_of
 from trainer.errors import ConfigError, Unusable
+from trainer.storage.crc32c import masked_crc32c_of
 
 # Empty ones, small ones, and some that are passed over and not read through.
 RECORDS = [b"", b"one", bytes(5000), b"two\n", bytes(300_000), b"\n\n", b"x" * 4096] + [b"%d" % n for n in range(30)]
