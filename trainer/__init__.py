@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trainer import data, optim
+    from trainer import data, optim, testing
     from trainer.checkpoint.store import CheckpointStore
     from trainer.data.seeds import fold_in, random_bits
     from trainer.ledger.log import MetricLog
@@ -49,12 +49,13 @@ __all__ = [
     "fold_in",
     "optim",
     "random_bits",
+    "testing",
 ]
 
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(importlib.import_module(_HOMES[name]), name)
-    if name in ("data", "optim"):
+    if name in ("data", "optim", "testing"):
         return importlib.import_module(f"trainer.{name}")
     raise AttributeError(f"module 'trainer' has no attribute {name!r}")

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import shlex
 import shutil
 import sys
-import typing
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
-
-from absl import flags
+from typing import TYPE_CHECKING
 
 from trainer.command import new_flags, parse, run_command
-from trainer.errors import EXIT_DONE, ConfigError
+from trainer.errors import EXIT_DONE
 from trainer.process.quiet import quiet_start
 from trainer.process.signals import stop_requests
 from trainer.run.catalog import check_name, find_experiment
-from trainer.run.config import Config, make_config
+from trainer.run.config import make_config
 from trainer.run.experiment import make_experiment
+from trainer.run.flags import define_flags, given_options, given_settings
 
 if TYPE_CHECKING:
     from trainer.run.trainer import Result
@@ -33,21 +30,15 @@ ABOUT = """Trains an experiment in a run directory; the same command resumes it.
 def main(argv: Sequence[str]) -> int:
     """Trains as the command line says; returns the exit code."""
     values = new_flags()
-    flags.DEFINE_string(
-        "experiment", "digits", "a file in experiments/, or package.module:Experiment", flag_values=values
-    )
-    flags.DEFINE_multi_string("set", [], "NAME=VALUE of a field of the experiment; repeatable", flag_values=values)
-    define_config_flags(values)
+    define_flags(values)
     if parse(argv, values, usage=USAGE, about=ABOUT) is None:
         return EXIT_DONE
     # From here on a signal is noted and not lost, through the seconds that TensorFlow's import takes.
     with stop_requests() as request:
         # What needs no TensorFlow is checked before it is imported: a typo costs no wait.
         name = str(values["experiment"].value)
-        settings = dict(map(_setting, values["set"].value or ()))
-        options = {
-            item.name: values[item.name].value for item in dataclasses.fields(Config) if values[item.name].present
-        }
+        settings = given_settings(values)
+        options = given_options(values)
         make_config(options, {})
         check_name(name)
         with quiet_start():
@@ -65,31 +56,6 @@ def main(argv: Sequence[str]) -> int:
         with contextlib.suppress(OSError):
             print("\n".join(_closing_lines(result)), flush=True)
     return result.exit_code
-
-
-def define_config_flags(values: flags.FlagValues) -> None:
-    """Defines one flag for each field of the configuration."""
-    hints = typing.get_type_hints(Config)
-    for item in dataclasses.fields(Config):
-        text = item.metadata["help"]
-        if item.metadata["choices"]:
-            text += f" ({', '.join(item.metadata['choices'])})"
-        kinds = typing.get_args(hints[item.name]) or (hints[item.name],)
-        define: Any = flags.DEFINE_string
-        if bool in kinds:
-            define = flags.DEFINE_boolean
-        elif int in kinds:
-            define = flags.DEFINE_integer
-        elif float in kinds:
-            define = flags.DEFINE_float
-        define(item.name, item.default, text, flag_values=values)
-
-
-def _setting(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not equals or not name:
-        raise ConfigError(f"set={text} sets nothing; expected --set NAME=VALUE")
-    return name, value
 
 
 def _where_saved(result: Result) -> str:

@@ -116,7 +116,7 @@ def test_a_file_that_may_not_grow_ends_the_run(
     undisturbed: pathlib.Path, tensors_of: Tensors, tmp_path: pathlib.Path
 ) -> None:
     """The journal is the first to be so large."""
-    limited = functools.partial(resource.setrlimit, resource.RLIMIT_FSIZE, (3000, 3000))
+    limited = functools.partial(resource.setrlimit, resource.RLIMIT_FSIZE, (5000, 5000))
     run_dir = tmp_path / "run"
     assert_told(train(run_dir, preexec_fn=limited), 74, str(run_dir), "File too large")
     assert_goes_on(run_dir, undisturbed, tensors_of)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import itertools
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from trainer.checkpoint import folder
 from trainer.errors import Unusable
@@ -79,14 +80,13 @@ def recover(
     found: Manifest | None = None
     for step in directory.committed_steps():
         try:
-            manifest = Manifest.load(directory, step)
-            if run is not None and manifest.run != run:
-                raise BadManifest(f"it belongs to the run {manifest.run}, not to {run}")
-            _check_index(directory, manifest)
-            restore(manifest)
+            with readable_now(step):
+                manifest = Manifest.load(directory, step)
+                if run is not None and manifest.run != run:
+                    raise BadManifest(f"it belongs to the run {manifest.run}, not to {run}")
+                _check_index(directory, manifest)
+                restore(manifest)
         except OSError as error:
-            if error.errno in _SHORTAGE:
-                raise Unusable(f"checkpoint {step} cannot be read now: {error}; mend that, then run again") from error
             bad.append((step, f"{os.path.basename(error.filename or '')} cannot be read: {error.strerror or error}"))
         except (BadManifest, Damaged) as error:
             bad.append((step, str(error)))
@@ -121,6 +121,21 @@ def orphans_folder(directory: RunDirectory, attempt: int) -> str:
         return directory.orphans_of(attempt)
     folders = map(directory.orphans_of, itertools.count(1))
     return next(path for path in folders if not directory.files.exists(path))
+
+
+@contextlib.contextmanager
+def readable_now(step: int) -> Iterator[None]:
+    """Tells a checkpoint that is damaged from one that this machine cannot read at the moment.
+
+    Raises:
+      Unusable: it is the machine that is at fault.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _SHORTAGE:
+            raise Unusable(f"checkpoint {step} cannot be read now: {error}; mend that, then run again") from error
+        raise
 
 
 def _check_index(directory: RunDirectory, manifest: Manifest) -> None:

@@ -7,10 +7,11 @@ from collections.abc import Collection
 
 import numpy as np
 
+from trainer.checkpoint.recovery import readable_now
 from trainer.data import fold_in, run_seed
 from trainer.ledger.directory import RunDirectory
 from trainer.ledger.journal import Journal
-from trainer.ledger.manifest import Manifest
+from trainer.ledger.manifest import BadManifest, Manifest
 from trainer.ledger.run_info import RunInfo
 from trainer.ledger.segments import EVAL_DATA, DataOrigin, Segment, data_origin, read_segments
 from trainer.run.experiment import Experiment
@@ -100,11 +101,15 @@ def newest_manifest(directory: RunDirectory, run: str) -> Manifest | None:
     """The newest manifest of this run that can be read: the one that a resume will most likely go on from.
 
     What else is there is passed over here in silence, and judged aloud by the recovery.
+
+    Raises:
+      Unusable: the machine cannot read one now.
     """
     for step in directory.committed_steps():
         try:
-            manifest = Manifest.load(directory, step)
-        except (OSError, ValueError):
+            with readable_now(step):
+                manifest = Manifest.load(directory, step)
+        except (OSError, BadManifest):
             continue
         if manifest.run == run:
             return manifest

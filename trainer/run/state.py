@@ -79,7 +79,8 @@ class TrainState:
         self.slots_ready = self._build_slots()
         rates = map(guests.constant_learning_rate, self.optimizers().values())
         self._constant_rates = [(variable, variable.numpy()) for variable in rates if variable is not None]
-        self._all_finite = tf.function(self._check_finite, autograph=False)
+        # A concrete function: many states in one process are no reason to warn of many traces.
+        self._all_finite = tf.function(self._check_finite, autograph=False).get_concrete_function()
 
     def optimizers(self) -> Mapping[str, Any]:
         """The optimizers by name; a single one has the empty name."""
