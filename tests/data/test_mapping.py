@@ -159,3 +159,18 @@ def test_examples_of_unknown_shape_are_refused_in_one_line():
     with pytest.raises(ConfigError, match="'x' has shape") as error:
         source.train_batch(run_seed(1), tf.constant(0, tf.int64))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_map_that_draws_from_a_generator_of_its_own_is_refused_by_the_operation(nested):
+    def draw(example):
+        return example["label"] + tf.random.uniform([], 0, 9, tf.int64)
+
+    def drawing(example, seed):
+        label = (
+            tf.cond(example["label"] > 3, lambda: draw(example), lambda: example["label"]) if nested else draw(example)
+        )
+        return {**example, "label": label}
+
+    with pytest.raises(ConfigError, match=r"map draws .*RandomUniformInt.*tf\.random\.stateless"):
+        arrays(MAPPING, batch_size=4).map(drawing)

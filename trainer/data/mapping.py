@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from trainer.data.integers import Array
 from trainer.data.seeds import absorb, fold_in, split
+from trainer.data.stateful import RANDOM, operations_in
 from trainer.errors import ConfigError
 
 Example = dict[str, tf.Tensor]
@@ -45,7 +46,7 @@ class Mappable:
             like a `tf.function`; randomness comes from `tf.random.stateless_*(…, seed, alg="philox")` and its like.
 
         Raises:
-          ConfigError: it returns something else.
+          ConfigError: it returns something else, or draws random numbers that do not follow from the seed.
         """
         traced = tf.function(function)
         mapped = copy.copy(self)
@@ -116,7 +117,14 @@ def check_shapes(element: Mapping[str, tf.TensorSpec]) -> None:
 
 def _result_of(traced: Any, element: dict[str, tf.TensorSpec]) -> dict[str, tf.TensorSpec]:
     """What a map makes of such an example."""
-    result = traced.get_concrete_function(dict(element), tf.TensorSpec([2], tf.int32)).structured_outputs
+    concrete = traced.get_concrete_function(dict(element), tf.TensorSpec([2], tf.int32))
+    for drawn in operations_in(concrete.graph, RANDOM):
+        kind = drawn.type if isinstance(drawn, tf.Operation) else drawn.op
+        raise ConfigError(
+            f"the function given to map draws from a generator of its own ({kind}), which no checkpoint holds; use "
+            "tf.random.stateless_… with the seed that it is given"
+        )
+    result = concrete.structured_outputs
     if not isinstance(result, Mapping) or not result:
         given = "an empty dict" if isinstance(result, Mapping) else type(result).__name__
         given = {"NoneType": "nothing", "SymbolicTensor": "a tensor", "TensorSpec": "a tensor"}.get(given, given)

@@ -10,30 +10,8 @@ from typing import Any
 
 import tensorflow as tf
 
-RANDOM = frozenset(
-    {
-        "AllCandidateSampler",
-        "FixedUnigramCandidateSampler",
-        "LearnedUnigramCandidateSampler",
-        "LogUniformCandidateSampler",
-        "Multinomial",
-        "ParameterizedTruncatedNormal",
-        "RandomCrop",
-        "RandomGamma",
-        "RandomPoisson",
-        "RandomPoissonV2",
-        "RandomShuffle",
-        "RandomStandardNormal",
-        "RandomUniform",
-        "RandomUniformInt",
-        "SampleDistortedBoundingBox",
-        "SampleDistortedBoundingBoxV2",
-        "ThreadUnsafeUnigramCandidateSampler",
-        "TruncatedNormal",
-        "UniformCandidateSampler",
-    }
-)
-"""Operations that draw from a generator inside of them, which no checkpoint holds: also with a seed."""
+from trainer.data.stateful import operations_in
+
 PYTHON = frozenset({"EagerPyFunc", "PyFunc", "PyFuncStateless"})
 """Operations that call Python."""
 PRINTS = frozenset({"Print", "PrintV2"})
@@ -67,14 +45,12 @@ class Use:
 def operations(graph: Any, types: Collection[str]) -> list[Operation]:
     """The operations of these types in a graph, in its loops, its branches and the functions that it calls."""
     found = {}
-    for operation in graph.get_operations():
-        if operation.type in types:
+    for operation in operations_in(graph, types):
+        if isinstance(operation, tf.Operation):
             found[operation.type, place_of(operation)] = operation.name
-    for function in graph.as_graph_def().library.function:
-        for node in function.node_def:
-            if node.op in types:
-                # Where in the code is not known of those inside; their names begin as the user's scopes do.
-                found.setdefault((node.op, f"{node.name}, inside a branch, loop or function"), node.name)
+        else:
+            # Where in the code is not known of those inside; their names begin as the user's scopes do.
+            found.setdefault((operation.op, f"{operation.name}, inside a branch, loop or function"), operation.name)
     return [Operation(kind, name, place) for (kind, place), name in found.items()]
 
 

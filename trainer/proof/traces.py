@@ -8,9 +8,10 @@ from typing import Any
 import tensorflow as tf
 
 from trainer.checkpoint.objects import variable_of
+from trainer.data.stateful import RANDOM
 from trainer.proof.build import Built
 from trainer.proof.findings import Finding
-from trainer.proof.graph import PRINTS, PYTHON, RANDOM, Operation, constants, operations, place_of, structure, uses
+from trainer.proof.graph import PRINTS, PYTHON, Operation, constants, operations, place_of, structure, uses
 from trainer.proof.python_state import changes, traced_numbers
 from trainer.proof.watch import Watch
 from trainer.run.experiment import Experiment
