@@ -17,9 +17,6 @@ from trainer.data.sources import ITERATOR, REPLAY, GraphSource, HostSource, Pipe
 from trainer.data.streams import StreamSource, check_state, iterator_state, put_back
 from trainer.errors import ConfigError, Unusable
 
-LARGE_STATE = 10 * 2**20
-"""Bytes of iterator state above which the user is told what they cost."""
-
 Counting = Callable[[int, int], bool]
 """Receives how many batches are counted and how many are to be; returns whether to go on."""
 

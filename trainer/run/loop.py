@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from trainer.checkpoint.store import CheckpointStore
-from trainer.data.sources import FAIL, RESTART
+from trainer.data.sources import FAIL
 from trainer.errors import EXIT_DONE, EXIT_INTERRUPTED, Diverged, Unusable
 from trainer.ledger.journal import Journal
 from trainer.ledger.log import MetricLog
@@ -17,12 +17,12 @@ from trainer.process.lock import Lock
 from trainer.process.signals import StopRequest
 from trainer.run.assembly import Assembly
 from trainer.run.config import CONTINUE
-from trainer.run.feed import LARGE_STATE
 from trainer.run.pace import Pace
+from trainer.run.place import PlaceInData
 from trainer.run.profile import Profile
 from trainer.run.program import MAX_CLOSES, Row
 from trainer.run.records import eval_record, open_window, train_record
-from trainer.run.segments import Continuation, order_seed
+from trainer.run.segments import Continuation
 from trainer.timeline.cadence import Progress
 from trainer.timeline.schedule import EVALUATION, FLUSH, Due
 from trainer.views.progress import Progress as ProgressView
@@ -83,7 +83,6 @@ class Loop:
         self._undecided: list[Record] = []
         self._undelivered: list[Record] = []
         self._delivered = outlets.log.durable
-        self._synced = time.monotonic()
         if resumed is None:
             self._now = Progress()
             self._window_start = 0
@@ -99,14 +98,22 @@ class Loop:
             if going_on.comparable(parts.best.monitor):
                 parts.best.restore(control.get("best", {}))
         self._before = self._now
-        # As if all attempts had been one: the seconds of those before count.
-        self._began = self._synced - self._now.seconds
         self._open: Row | None = None
-        self._told_of_state = False
         # Data that has just been taken up is not at its end.
         fresh = self._now.examples == going_on.origin.examples
         self._ended = resumed is not None and bool(resumed.control.get("ended")) and not fresh
-        self._take_up_data(going_on, skipped=resumed.open_window.get("skipped", 0) if resumed else 0)
+        self._place = PlaceInData(parts.program, parts.info.data["train"], warn=outlets.warn)
+        self._place.take_up(
+            parts.config.seed,
+            going_on.origin,
+            self._now.examples,
+            skipped=resumed.open_window.get("skipped", 0) if resumed else 0,
+            tell=outlets.view.message,
+            interrupted=lambda: bool(stop_request),
+        )
+        # As if all attempts had been one: the seconds of those before count.
+        self._synced = time.monotonic()
+        self._began = self._synced - self._now.seconds
 
     @property
     def progress(self) -> Progress:
@@ -222,23 +229,6 @@ class Loop:
         )
         return chunk.boundary
 
-    def _take_up_data(self, going_on: Continuation, *, skipped: int) -> None:
-        """Has the program go on where the run stands in the data; where that is by counting, says how far it is."""
-        told = time.monotonic()
-
-        def counting(done: int, batches: int) -> bool:
-            nonlocal told
-            if time.monotonic() - told > _SYNC_SECONDS:
-                told = time.monotonic()
-                self._to.view.message(f"counting through the data: batch {done:,} of {batches:,}")
-            return not self._stop_request
-
-        origin = going_on.origin
-        if self._parts.source.mode == RESTART and self._now.examples > origin.examples:
-            self._to.warn("the training data begins again: from here on the examples are not those of one long run")
-        seed = order_seed(self._parts.config.seed, origin)
-        self._parts.program.begin(seed, origin=origin.examples, skipped=skipped, counting=counting)
-
     def _end_of_data(self) -> None:
         """A finite stream has ended before the target: that is the end of the run, or an error."""
         if self._parts.config.on_data_end == FAIL:
@@ -316,25 +306,12 @@ class Loop:
                 epoch=parts.schedule.epoch(now.examples),
                 open_window=window,
                 control=control,
-                data=self._place_in_data(),
+                data=self._place.note(),
                 best_steps=best_steps,
                 last=last,
             )
         self._synced = time.monotonic()
         self._deliver()
-
-    def _place_in_data(self) -> dict[str, object]:
-        """How the place in the data is found again; the state of an iterator is put where the save finds it."""
-        size = self._parts.program.capture()
-        if size > LARGE_STATE and not self._told_of_state:
-            self._told_of_state = True
-            self._to.warn(
-                f"the state of the data's iterator takes {size / 2**20:.1f} MiB of each checkpoint; a smaller shuffle "
-                "buffer, or shuffling before elements are read or decoded, makes it less"
-            )
-        facts = self._parts.info.data["train"]
-        state = {"state_bytes": size} if size else {}
-        return {"mode": facts["mode"], "fingerprint": facts["fingerprint"], **state}
 
     def _open_window(self) -> dict[str, object]:
         if self._open is None:

@@ -358,7 +358,15 @@ def _plan(parts: Assembly, info: RunInfo) -> list[str]:
         keep_last=parts.config.keep_last,
         keep_best=parts.config.keep_best,
         async_save=parts.config.async_save,
+        update=_update_settings(parts.config),
     )
+
+
+def _update_settings(config: Config) -> list[str]:
+    """How the weights are updated, where it is not as usual."""
+    usual = {item.name: item.default for item in dataclasses.fields(config)}
+    names = ("precision", "accumulate", "clip_norm", "ema", "on_nonfinite")
+    return [f"{name} {getattr(config, name)}" for name in names if getattr(config, name) != usual[name]]
 
 
 def _resume_lines(recovery: Recovery) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from trainer.ledger.run_info import RunInfo
 from trainer.timeline.cadence import Progress, position_on
 from trainer.timeline.duration import EXAMPLE, RUN, SECOND, STEP, Duration
@@ -33,6 +35,7 @@ def plan_lines(
     keep_last: int,
     keep_best: int,
     async_save: bool,
+    update: Sequence[str] = (),
 ) -> list[str]:
     """The plan, a line each.
 
@@ -45,6 +48,7 @@ def plan_lines(
       keep_last: how many checkpoints are kept for being the newest.
       keep_best: how many for being the best.
       async_save: whether a copy of the state is written while training goes on.
+      update: how the weights are updated, where it is not as usual, a few words each.
     """
     plan = make_plan(schedule)
     rows = [("run", f"{info.run_id[:8]}  {info.experiment}  seed {info.seed}  jit {info.jit}"), ("on", _machine(info))]
@@ -52,6 +56,8 @@ def plan_lines(
         length = "endless" if facts["examples"] is None else f"{facts['examples']:,} examples"
         rows.append(("data", f"{split}: {length}, {facts['mode']}, fingerprint {facts['fingerprint']}"))
     rows.append(("train", _target(schedule, plan)))
+    if update:
+        rows.append(("", ", ".join(update)))
     rows.append(("log", _cadence(schedule, "log_every", plan, plan.train_records, "train record")))
     rows.append(("eval", _cadence(schedule, "eval_every", plan, plan.evaluations, "evaluation")))
     rows.append(("save", _cadence(schedule, "save_every", plan, plan.checkpoints, "checkpoint")))

@@ -128,6 +128,8 @@ def _read(directory: RunDirectory, info: RunInfo | None) -> Status:
         run.update(dataclasses.asdict(info))
     elif latest is not None:
         run["run_id"] = manifests[latest].run
+    if latest is not None:
+        run["segments"] = manifests[latest].control.get("segments", [])
     return Status(
         run=run,
         latest=latest,
