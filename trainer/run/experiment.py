@@ -91,7 +91,8 @@ class Experiment(abc.ABC):
         """What else a checkpoint has to hold, by name, beyond what the model and the optimizer own.
 
         Called once. A `tf.Variable`, `tf.Module` or `tf.random.Generator`; or any object with `serialize()`, which
-        returns text or bytes, and `deserialize(text)`. A `train_step` finds them in `state.extra`.
+        returns text or bytes, and `deserialize(text)`. A `train_step` finds them in `state.extra`. What `summarize`
+        changes depends on how often the run saves, because it is asked for the open window of each save too.
         """
         return {}
 

@@ -294,9 +294,10 @@ class Loop:
             **({"ended": True} if self._ended else {}),
             "events": self._to.events.position,
         }
-        parts.state.capture()
         best_steps = parts.best.steps if parts.config.keep_best else ()
         window = self._open_window()
+        # Last: what is asked of the experiment before may change what it has registered.
+        parts.state.capture()
         if complete:
             store.complete(reasons=reasons, open_window=window, control=control, best_steps=best_steps)
         else:
