@@ -64,11 +64,14 @@ def tensors_of() -> Callable[[pathlib.Path], dict[str, bytes]]:
     """Reads every tensor of the TensorFlow checkpoint in a step's folder, as bytes by key."""
 
     def read(folder: pathlib.Path) -> dict[str, bytes]:
+        import numpy as np
         import tensorflow as tf
 
         reader = tf.train.load_checkpoint(str(folder / "state"))
         return {
-            key: reader.get_tensor(key).tobytes() for key in reader.get_variable_to_shape_map() if "OBJECT" not in key
+            key: np.asarray(reader.get_tensor(key)).tobytes()
+            for key in reader.get_variable_to_shape_map()
+            if "OBJECT" not in key
         }
 
     return read

@@ -39,6 +39,14 @@ DEFAULTS = {
     "orphans_keep": 2,
     "progress": "auto",
     "dry_run": False,
+    "accumulate": 1,
+    "clip_norm": 0.0,
+    "ema": 0.0,
+    "precision": "float32",
+    "on_nonfinite": "stop",
+    "on_data_end": "repeat",
+    "data_resume": "auto",
+    "allow_change": None,
 }
 
 
@@ -55,7 +63,9 @@ def test_every_option_has_its_line_in_the_manual_and_a_rule_for_a_resume() -> No
 
 def test_what_changes_the_log_is_never_changed_in_silence_by_a_resume() -> None:
     rules = {item.name: item.metadata["on_resume"] for item in dataclasses.fields(Config)}
-    for name in ("log_every", "eval_every", "reconcile", "seed", "jit", "threads", "deterministic", "clock_in_log"):
+    of_the_step = ("accumulate", "clip_norm", "ema", "precision", "on_nonfinite", "on_data_end", "data_resume")
+    of_the_log = ("log_every", "eval_every", "reconcile", "clock_in_log")
+    for name in (*of_the_log, *of_the_step, "seed", "jit", "threads", "deterministic"):
         assert rules[name] != "free", name
 
 
@@ -82,6 +92,8 @@ def test_a_bare_number_of_steps_is_welcome_in_a_library_call() -> None:
         ({"jit": "all"}, {}, r"jit=all.*none, chunk"),
         ({"deterministic": "maybe"}, {}, r"deterministic=maybe"),
         ({"progress": "fancy"}, {}, r"progress=fancy"),
+        ({"allow_change": "data,model"}, {}, r"allow_change=data,model: 'model'.*data, parameters, seed"),
+        ({"allow_change": ""}, {}, r"allow_change=: ''.*data, parameters, seed"),
         ({"keep_last": 0}, {}, r"keep_last=0.*1 or more"),
         ({"keep_best": -1}, {}, r"keep_best=-1"),
         ({"threads": -2}, {}, r"threads=-2"),
@@ -98,6 +110,18 @@ def test_a_bare_number_of_steps_is_welcome_in_a_library_call() -> None:
         ({"tick": "0s"}, {}, r"tick.*0s"),
         ({"profile": "120..100"}, {}, r"profile=120..100.*100..120steps"),
         ({"profile": "first"}, {}, r"profile=first"),
+        ({"accumulate": 0}, {}, r"accumulate=0 is too small; expected 1 or more"),
+        ({"accumulate": 2.5}, {}, r"accumulate=2.5 is float; expected int"),
+        ({"clip_norm": -1.0}, {}, r"clip_norm=-1.0 is too small"),
+        ({"clip_norm": float("inf")}, {}, r"clip_norm=inf is no bound.*0 for none"),
+        ({"clip_norm": float("nan")}, {}, r"clip_norm=nan is no bound"),
+        ({"ema": 1.0}, {}, r"ema=1.0 is no decay.*0.999"),
+        ({"ema": -0.5}, {}, r"ema=-0.5 is no decay"),
+        ({"ema": float("nan")}, {}, r"ema=nan is no decay"),
+        ({"precision": "float16"}, {}, r"precision=float16.*float32, mixed_float16, mixed_bfloat16"),
+        ({"on_nonfinite": "ignore"}, {}, r"on_nonfinite=ignore.*stop, skip, continue"),
+        ({"on_data_end": "wrap"}, {}, r"on_data_end=wrap.*repeat, stop, fail"),
+        ({"data_resume": "indexed"}, {}, r"data_resume=indexed.*auto, iterator, replay, restart"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line_that_says_what_was_given_and_what_is_expected(
@@ -125,6 +149,18 @@ def test_a_value_of_another_type_is_refused_as_what_it_is(options: dict[str, Any
         make_config(options, {})
 
 
+def test_a_whole_number_is_welcome_where_any_number_is() -> None:
+    config = make_config({"clip_norm": 1, "ema": 0}, {})
+    assert (config.clip_norm, config.ema) == (1.0, 0.0)
+    assert {type(config.clip_norm), type(config.ema)} == {float}
+
+
+@pytest.mark.parametrize("name", ["ema", "precision", "on_data_end", "data_resume", "seed"])
+def test_what_the_state_is_made_of_is_never_changed_by_a_resume(name: str) -> None:
+    rules = {item.name: item.metadata["on_resume"] for item in dataclasses.fields(Config)}
+    assert rules[name] == "refuse"
+
+
 @pytest.mark.parametrize("name", ["log_every", "eval_every", "save_every", "keep_every"])
 def test_a_cadence_of_nothing_is_refused_because_never_is_a_word(name: str) -> None:
     with pytest.raises(ConfigError, match=name):
@@ -135,6 +171,11 @@ def test_the_steps_of_a_profile_are_a_range() -> None:
     assert make_config({"profile": "100..120steps"}, {}).profile_steps() == (100, 120)
     assert make_config({"profile": "0..3"}, {}).profile_steps() == (0, 3)
     assert make_config({}, {}).profile_steps() is None
+
+
+def test_what_a_resume_may_change_is_a_set_of_words() -> None:
+    assert make_config({}, {}).allowed_changes() == set()
+    assert make_config({"allow_change": "seed, data,data"}, {}).allowed_changes() == {"data", "seed"}
 
 
 def test_the_size_of_a_data_file_is_told_in_bytes() -> None:

@@ -12,6 +12,8 @@ from trainer.errors import ConfigError
 
 _NAMES_ONLY = frozenset({"metadata", "_class", "config_proto", "container", "shared_name"})
 """Attributes that hold nothing but names of this process, and hints of how to run."""
+_PYTHON = frozenset({"PyFunc", "PyFuncStateless", "EagerPyFunc"})
+"""Operations that call Python by a token, which is a number of this process."""
 _IGNORE_STATE = 1
 """TensorFlow's number for: describe the pipeline though it may keep a state elsewhere."""
 
@@ -59,30 +61,35 @@ class _Digest:
             found: dict[str, str] = {}
             outputs = [function.ret[output.name] for output in function.signature.output_arg]
             effects = sorted(self._of_node(node, nodes, arguments, found) for node in function.control_ret.values())
-            parts = [self._of_input(output, nodes, arguments, found) for output in outputs]
+            for output in outputs:
+                if output.partition(":")[0] not in arguments:
+                    self._of_node(output.partition(":")[0], nodes, arguments, found)
+            parts = [_of_input(output, arguments, found) for output in outputs]
             self._known[name] = _hash(*parts, "effects", *effects)
         return self._known[name]
 
     def _of_node(self, name: str, nodes: Mapping[str, Any], arguments: Mapping[str, str], found: dict[str, str]) -> str:
-        if name not in found:
-            node = nodes[name]
-            attributes = [
-                f"{key}={self._of_attribute(node.attr[key])}" for key in sorted(node.attr) if key not in _NAMES_ONLY
-            ]
-            inputs = [self._of_input(given, nodes, arguments, found) for given in node.input if given[0] != "^"]
-            after = sorted(
-                self._of_input(given[1:], nodes, arguments, found) for given in node.input if given[0] == "^"
-            )
-            found[name] = _hash(node.op, *attributes, *inputs, "after", *after)
+        # By a stack of our own: a chain of operations can be longer than Python's.
+        waiting = [name]
+        while waiting:
+            node = nodes[waiting[-1]]
+            givers = {given.lstrip("^").partition(":")[0] for given in node.input}
+            missing = sorted(givers - arguments.keys() - found.keys())
+            if missing:
+                waiting += missing
+                continue
+            waiting.pop()
+            if node.name not in found:
+                found[node.name] = self._of_settled(node, arguments, found)
         return found[name]
 
-    def _of_input(
-        self, given: str, nodes: Mapping[str, Any], arguments: Mapping[str, str], found: dict[str, str]
-    ) -> str:
-        name, _, output = given.partition(":")
-        if name in arguments:
-            return arguments[name]
-        return f"{self._of_node(name, nodes, arguments, found)}:{output}"
+    def _of_settled(self, node: Any, arguments: Mapping[str, str], found: Mapping[str, str]) -> str:
+        """The digest of a node whose inputs' digests are known."""
+        ignored = {*_NAMES_ONLY, "token"} if node.op in _PYTHON else _NAMES_ONLY
+        attributes = [f"{key}={self._of_attribute(node.attr[key])}" for key in sorted(node.attr) if key not in ignored]
+        inputs = [_of_input(given, arguments, found) for given in node.input if given[0] != "^"]
+        after = sorted(_of_input(given[1:], arguments, found) for given in node.input if given[0] == "^")
+        return _hash(node.op, *attributes, *inputs, "after", *after)
 
     def _of_attribute(self, value: Any) -> str:
         if value.HasField("func"):
@@ -93,6 +100,12 @@ class _Digest:
         if value.HasField("tensor") and value.tensor.dtype == tf.resource.as_datatype_enum:
             return "a handle, of this process"
         return hashlib.sha256(value.SerializeToString(deterministic=True)).hexdigest()
+
+
+def _of_input(given: str, arguments: Mapping[str, str], found: Mapping[str, str]) -> str:
+    """What an input is: an argument of the function, or an output of a node whose digest is known."""
+    name, _, output = given.partition(":")
+    return arguments[name] if name in arguments else f"{found[name]}:{output}"
 
 
 def _hash(*parts: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Callable, Mapping
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -56,7 +57,7 @@ def stream(
     if resume not in (ITERATOR, REPLAY):
         raise ConfigError(f"resume={resume!r} is no choice for a stream; expected {ITERATOR} or {REPLAY}")
     for name, value in (("batch_size", batch_size), ("examples", examples)):
-        if value is not None and (type(value) is not int or value < 1):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, Integral) or value < 1):
             raise ConfigError(f"{name}={value!r} is no positive integer; expected one, or None")
     return StreamSource(make_dataset, batch_size=batch_size, examples=examples, mode=resume, known_as=fingerprint)
 
@@ -77,20 +78,20 @@ class StreamSource(HostSource):
         known_as: str | None,
     ) -> None:
         self._make = make_dataset
-        self._batches_here = batch_size is not None
+        self.batches_here = batch_size is not None
         self._known_as = known_as
         self._maps: tuple[Map, ...] = ()
         self._on_end = REPEAT
         self.mode = mode
         dataset = self._made(_NO_SEED)
         spec = dataset.element_spec
-        self.batch_size = batch_size or _rows(spec)
+        self.batch_size = int(batch_size) if batch_size else _rows(spec)
         cardinality = int(dataset.cardinality().numpy())
         if cardinality == 0:
             raise ConfigError("the stream has no elements; expected at least one")
         self.finite = cardinality != tf.data.INFINITE_CARDINALITY
         if examples is None and cardinality > 0:
-            examples = cardinality * (1 if self._batches_here else self.batch_size)
+            examples = cardinality * (1 if self.batches_here else self.batch_size)
         self.examples = examples
 
     @property
@@ -132,14 +133,14 @@ class StreamSource(HostSource):
         if self._on_end == REPEAT or not self.finite:
             marked = endless(self._batched(dataset, padded=False))
         else:
-            marked = with_last(self._batched(dataset, padded=self._batches_here))
+            marked = with_last(self._batched(dataset, padded=self.batches_here))
         return marked.prefetch(_PREFETCH)
 
     def eval_batches(self) -> tf.data.Dataset:
         if not self.finite:
             raise ConfigError("the stream has no end; an evaluation covers a whole split: use take() or a finite one")
         dataset = self._mapped(self._made(_NO_SEED), _NO_SEED)
-        return self._batched(dataset, padded=self._batches_here).prefetch(_PREFETCH)
+        return self._batched(dataset, padded=self.batches_here).prefetch(_PREFETCH)
 
     def _with(self, **changes: Any) -> StreamSource:
         changed = copy.copy(self)
@@ -168,7 +169,7 @@ class StreamSource(HostSource):
 
     def _batched(self, dataset: tf.data.Dataset, *, padded: bool) -> tf.data.Dataset:
         rows = self.batch_size
-        if not self._batches_here:
+        if not self.batches_here:
             return dataset.map(lambda values: Batch(values, None, tf.constant(rows, tf.int64)))
         if not padded:
             full = dataset.batch(rows, drop_remainder=True)

@@ -38,6 +38,12 @@ class ExtraState:
         parts: dict[str, Any] = {}
         for key, value in self.objects.items():
             if callable(getattr(value, "serialize", None)) and callable(getattr(value, "deserialize", None)):
+                text = value.serialize()
+                if not isinstance(text, str | bytes):
+                    raise ConfigError(
+                        f"{name}.extra_state(): {key}.serialize() returned {type(text).__name__}; "
+                        "expected text or bytes"
+                    )
                 with tf.device("CPU:0"):
                     parts[key] = tf.Variable("", trainable=False, name=key)
                 self._python.append((value, parts[key]))

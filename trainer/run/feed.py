@@ -121,14 +121,21 @@ class StreamFeed(Feed):
         self._iterator = iter(source.train_batches(seed, skip=rest))
         if self.state is not None and consumed:
             put_back(self._iterator, self.state.read_value())
+        if rest and not source.batches_here:
+            raise Unusable(
+                f"{replayed} examples were consumed, and batches of {source.batch_size} do not end there; have the "
+                "stream make batches of the size it had, or begin again with data_resume=restart"
+            )
+        read = rest
         for done in range(batches):
-            try:
-                next(self._iterator)
-            except StopIteration:
+            batch = next(self._iterator, (None, None))[0]
+            read += 0 if batch is None else int(batch.examples)
+            # A short batch is the last one: what was consumed after it is not there any more.
+            if read < rest + (done + 1) * source.batch_size:
                 raise Unusable(
-                    f"the stream ends after {rest + done * source.batch_size} examples, and {replayed} were consumed; "
+                    f"the stream ends after {read} examples, and {replayed} were consumed; "
                     "bring the data back, or begin again with data_resume=restart"
-                ) from None
+                )
             if not counting(done + 1, batches):
                 break
         return (self._iterator,)

@@ -51,7 +51,11 @@ def tensor_variable(variable: Any) -> tf.Variable:
 
 def constant_learning_rate(optimizer: Any) -> tf.Variable | None:
     """The variable in which a Keras optimizer keeps a constant learning rate; None for a schedule, or another's."""
-    return variable_of(optimizer.learning_rate) if is_guest(optimizer) else None
+    if not is_guest(optimizer):
+        return None
+    rate = optimizer.learning_rate
+    # A schedule's present value is a tensor, and what a function returns may be a number.
+    return variable_of(rate) if isinstance(rate, tf.Variable) or is_guest(rate) else None
 
 
 @contextlib.contextmanager

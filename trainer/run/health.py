@@ -41,8 +41,10 @@ class Health:
         return tf.cast(tf.reduce_min(numbers) % (count + 1), tf.int64)
 
     def half_squares(self) -> tf.Tensor:
-        """Half the square of the gradients' global norm, float32 scalar."""
-        return tf.add_n([tf.cast(tf.nn.l2_loss(gradient), tf.float32) for gradient in self._gradients])
+        """Half the square of the gradients' global norm, a scalar of the widest of their dtypes, from float32 on."""
+        wide = any(gradient.dtype == tf.float64 for gradient in self._gradients)
+        total = tf.zeros([], tf.float64 if wide else tf.float32)
+        return tf.add_n([total, *(tf.cast(tf.nn.l2_loss(gradient), total.dtype) for gradient in self._gradients)])
 
 
 def _finite_squares(gradient: tf.Tensor) -> tf.Tensor:

@@ -218,8 +218,8 @@ class Loop:
                 "lower the learning rate, look at the data of that step, or use on_nonfinite=skip",
             )
         finished = parts.schedule.finished(self._now)
-        if advance.ended and not finished:
-            self._end_of_data()
+        if advance.ended:
+            self._end_of_data(finished)
         save = None if finished else parts.schedule.next_save(self._now, pending=self._pending)
         self._to.view.update(
             step=self._now.step,
@@ -229,15 +229,17 @@ class Loop:
         )
         return chunk.boundary
 
-    def _end_of_data(self) -> None:
-        """A finite stream has ended before the target: that is the end of the run, or an error."""
-        if self._parts.config.on_data_end == FAIL:
+    def _end_of_data(self, finished: bool) -> None:
+        """A finite stream has ended: that is the end of the run, or before the target an error."""
+        if self._parts.config.on_data_end != FAIL:
+            # Also where the target is reached at once: a later, larger one finds nothing to do.
+            self._ended = True
+        elif not finished:
             self._to.store.drain()
             raise Unusable(
                 f"the training data ended at step {self._now.step} after {self._now.examples} examples, before the "
                 f"target; {self._newest()}: bring more data, or use on_data_end=stop or repeat in a new run"
             )
-        self._ended = True
 
     def _evaluate(self) -> bool:
         """Evaluates every split; returns whether it came to the end."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -172,16 +171,8 @@ class TrainState:
 
     def _built(self, experiment: Experiment, precision: str) -> Any:
         """The experiment's model, which begins the same each time."""
-
-        def build() -> Any:
-            with guests.seeded(self._seed), guests.dtype_policy(precision):
-                return experiment.model(self._seed)
-
-        known = "keras" in sys.modules
-        model = build()
-        if not known and precision != FLOAT32 and "keras" in sys.modules:
-            # The model was the first to need Keras, which only now can be told.
-            model = build()
+        with guests.seeded(self._seed), guests.dtype_policy(precision):
+            model = experiment.model(self._seed)
         if not (isinstance(model, tf.Module) or guests.is_guest(model)):
             raise ConfigError(
                 f"{type(experiment).__name__}.model() returned {type(model).__name__}; "

@@ -11,6 +11,7 @@ import tensorflow as tf
 from trainer.checkpoint.objects import variable_names
 from trainer.data import Batch
 from trainer.errors import ConfigError
+from trainer.optim.gradients import dense
 from trainer.run.config import CONTINUE, SKIP, STOP
 from trainer.run.experiment import Experiment
 from trainer.run.gradients import Gradients, accumulated, clipped, whole
@@ -123,6 +124,13 @@ class TrainStep:
             parts = tf.unstack(seeds, how.accumulate)
             found = accumulated(self._measured_on, batch, parts, variables, rows=self._batch_size, **options)
         self._note(found.layout, variables, found.gradients)
+        if how.clip_norm:
+            # Slices of the same row are one gradient: the norm is that of their sum.
+            summed = [
+                None if gradient is None else dense(gradient, tensor_variable(variable))
+                for gradient, variable in zip(found.gradients, variables, strict=True)
+            ]
+            found = found._replace(gradients=summed)
         # The learning rates are the same on every replica; only what was measured is summed.
         totals = self._reduce(found.totals)
         counted, problem = self._apply_where_healthy(found, variables, totals, before)
@@ -142,7 +150,9 @@ class TrainStep:
         nothing of it is saved.
         """
         state, how = self._state, self._how
-        health = Health(found.objective, found.gradients, self._names(variables), compiled=self._compiled)
+        # Squares that overflow leave nothing to scale down to: with a bound they are looked at under XLA too.
+        compiled = self._compiled and not how.clip_norm
+        health = Health(found.objective, found.gradients, self._names(variables), compiled=compiled)
         self.problems = health.problems
 
         def update() -> None:

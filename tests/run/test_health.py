@@ -1,0 +1,117 @@
+"""What is not finite in a step, found on the device and named."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from trainer.run.health import Health
+
+BAD = pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+DTYPES = pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+HOW = pytest.mark.parametrize("how", ["graph", "xla"])
+
+
+def problem(objective: tf.Tensor, gradients: Sequence[Any], how: str) -> str | None:
+    """The first problem in words, as a program finds it that is traced, or compiled."""
+    names = [f"variable {number}" for number in range(len(gradients))]
+    words: list[str] = []
+
+    # The values come in as arguments: constants would be looked at while it is compiled.
+    @tf.function(autograph=False, jit_compile=how == "xla" or None)
+    def look(objective: tf.Tensor, gradients: Sequence[Any]) -> tf.Tensor:
+        health = Health(objective, gradients, names, compiled=how == "xla")
+        words[:] = health.problems
+        return health.problem()
+
+    number = int(look(objective, list(gradients)))
+    return words[number - 1] if number else None
+
+
+def plain(dtype: str, *values: float) -> tf.Tensor:
+    return tf.cast(tf.constant(values, tf.float64), dtype)
+
+
+@HOW
+@DTYPES
+@BAD
+def test_the_first_gradient_that_is_not_finite_is_named(bad: float, dtype: str, how: str) -> None:
+    healthy, poisoned = plain(dtype, 1, -2), plain(dtype, 3, bad, -1)
+    one = tf.constant(1.0)
+    assert problem(one, [healthy, poisoned, poisoned], how) == "the gradient of variable 1"
+    assert problem(one, [poisoned, healthy], how) == "the gradient of variable 0"
+    assert problem(one, [healthy, healthy], how) is None
+
+
+@HOW
+@DTYPES
+@BAD
+def test_a_loss_that_is_not_finite_comes_first(bad: float, dtype: str, how: str) -> None:
+    loss = tf.cast(tf.constant(bad), dtype)
+    assert problem(loss, [plain(dtype, bad)], how) == "the loss"
+    assert problem(loss, [plain(dtype, 1)], how) == "the loss"
+
+
+@HOW
+def test_variables_without_a_gradient_are_no_problem_and_shift_no_name(how: str) -> None:
+    assert problem(tf.constant(0.0), [None, plain("float32", 1), None, plain("float32", np.nan)], how) == (
+        "the gradient of variable 3"
+    )
+    assert problem(tf.constant(0.0), [None, None], how) is None
+
+
+@HOW
+@BAD
+def test_slices_are_looked_at_as_they_are(bad: float, how: str) -> None:
+    def slices(value: float) -> tf.IndexedSlices:
+        return tf.IndexedSlices(tf.constant([[1.0], [value]]), tf.constant([2, 0]), tf.constant([3, 1]))
+
+    assert problem(tf.constant(0.0), [slices(2.0)], how) is None
+    assert problem(tf.constant(0.0), [slices(2.0), slices(bad)], how) == "the gradient of variable 1"
+
+
+@HOW
+@DTYPES
+def test_an_empty_tensor_and_zeros_of_both_signs_are_healthy(dtype: str, how: str) -> None:
+    gradients = [tf.zeros([0], dtype), tf.zeros([3, 0], dtype), plain(dtype, 0.0, -0.0), tf.zeros([], dtype)]
+    assert problem(tf.constant(0.0), gradients, how) is None
+
+
+@HOW
+@pytest.mark.parametrize(
+    ("dtype", "huge"), [("float16", 65504.0), ("bfloat16", 1e18), ("float32", 1e18), ("float64", 1e150)]
+)
+def test_huge_but_finite_values_are_healthy(dtype: str, huge: float, how: str) -> None:
+    assert problem(tf.constant(3e38), [plain(dtype, huge, -huge)], how) is None
+
+
+@HOW
+@pytest.mark.parametrize(("dtype", "tiny"), [("float16", 6e-8), ("float32", 1e-45), ("float64", 5e-324)])
+def test_tiny_values_are_healthy(dtype: str, tiny: float, how: str) -> None:
+    assert problem(tf.constant(1.0), [plain(dtype, tiny, -tiny)], how) is None
+
+
+@HOW
+def test_one_bad_value_among_very_many_is_found(how: str) -> None:
+    for place in (0, 77_777, 99_999):
+        values = np.ones(100_000, np.float32)
+        values[place] = np.inf
+        assert problem(tf.constant(0.0), [tf.constant(values)], how) == "the gradient of variable 0"
+
+
+def test_whether_the_objective_alone_is_finite_is_told_apart() -> None:
+    healthy = Health(tf.constant(1.0), [plain("float32", np.inf)], ["a"], compiled=False)
+    assert bool(healthy.objective_finite)
+    assert not bool(Health(tf.constant(np.nan), [], [], compiled=False).objective_finite)
+
+
+def test_the_norm_is_that_of_all_gradients_together() -> None:
+    gradients = [plain("float32", 3), None, plain("float16", 4, 12), tf.zeros([0])]
+    found = Health(tf.constant(0.0), gradients, list("abcd"), compiled=False).half_squares()
+    assert float(found) == 13**2 / 2
+    # 300² is beyond float16.
+    assert float(Health(tf.constant(0.0), [plain("float16", 300)], ["a"], compiled=False).half_squares()) == 45_000
