@@ -8,6 +8,8 @@ from trainer.data import arrays, records, run_seed
 from trainer.data.mapping import EVAL_SEED, example_seeds
 from trainer.errors import ConfigError
 
+pytestmark = pytest.mark.slow  # XLA compiles each.
+
 LENGTH = 23
 IMAGES = np.random.default_rng(0).normal(size=(LENGTH, 4, 4, 1)).astype(np.float32)
 MAPPING = {"image": IMAGES, "label": np.arange(LENGTH)}

@@ -25,6 +25,7 @@ def real(batch):
     return batch.values["number"].numpy()[: int(batch.examples)].tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("last", ["wrap", "short"])
 @pytest.mark.parametrize("shuffle", [True, False])
 def test_batches_are_those_of_arrays(path, last, shuffle, monkeypatch):

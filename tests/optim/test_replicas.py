@@ -7,6 +7,8 @@ import subprocess
 import sys
 import textwrap
 
+import pytest
+
 import trainer.optim
 
 PROGRAM = textwrap.dedent("""
@@ -46,6 +48,7 @@ PROGRAM = textwrap.dedent("""
 """)
 
 
+@pytest.mark.slow
 def test_replicas_stay_equal_and_match_one_device_built_before_or_in_the_replica():
     root = pathlib.Path(trainer.optim.__file__).parents[2]
     command = [sys.executable, "-c", PROGRAM]

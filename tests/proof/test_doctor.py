@@ -72,6 +72,7 @@ def test_keras_guest_comes_out_clean() -> None:
     assert assert_resumes_exactly(Guest, steps=3, cuts=[1], jit="none").records
 
 
+@pytest.mark.slow
 def test_findings_come_in_their_order_once_and_as_scripts_expect_them(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
