@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pathlib
 import re
 import subprocess
@@ -172,6 +173,15 @@ def test_help_is_given_without_tensorflow(name: str, command: Command) -> None:
     assert ended.returncode == 0
     assert ended.stdout.startswith(f"usage: python -m trainer.{name}")
     assert ended.stderr == ""
+
+
+def test_the_process_ends_though_data_that_python_makes_is_read_ahead(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(pathlib.Path(__file__).parent / "proofs"), prepend=os.pathsep)
+    ended = command("main", "--experiment=slow_data:Slow", "--train_for=20steps", "--run_dir=run")
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.splitlines()[-3].startswith("target reached at step 20")
 
 
 def test_a_profile_is_written(command: Command, tmp_path: pathlib.Path) -> None:

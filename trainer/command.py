@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import textwrap
+import warnings
 from collections.abc import Callable, Sequence
 
 from absl import flags
@@ -51,6 +52,8 @@ def parse(
 
 def run_command(main: Callable[[Sequence[str]], int]) -> None:
     """Ends the process with what `main` returns for its command line, or with the exit code of its error."""
+    # What the library warns of through Python is one line here, like every other warning.
+    warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
     try:
         code = main(sys.argv[1:])
     except BrokenPipeError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import shlex
 import shutil
@@ -45,6 +46,8 @@ def main(argv: Sequence[str]) -> int:
             import tensorflow as tf
 
             tf.config.list_physical_devices()
+        # What was imported stays: the collector would look through all of it again and again while the step is traced.
+        gc.freeze()
         from trainer.run.trainer import Trainer
 
         experiment = make_experiment(find_experiment(name), settings)

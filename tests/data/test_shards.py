@@ -41,7 +41,7 @@ def test_a_line_that_changed_in_place_is_noticed(tmp_path, kept_open):
         file.write(b"uno")
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
     assert shards.read(np.array([1])) == [b"two"]
-    with pytest.raises(Unusable, match=r"text has changed at byte 0 .*; put it back") as error:
+    with pytest.raises(Unusable, match=r"text is not what it was .* at byte 0; put it back") as error:
         shards.read(np.array([1, 0]))
     assert "\n" not in str(error.value)
 
@@ -62,8 +62,21 @@ def test_a_record_that_changed_in_place_is_noticed(tmp_path, damage):
             file.seek(21 if damage == "length" else 21 + 12 + 6)
             file.write(b"\x07")
     assert read(np.array([0])) == [b"first"]
-    with pytest.raises(Unusable, match="shard has changed at byte 21"):
+    with pytest.raises(Unusable, match=r"shard is not what it was .* at byte 21"):
         read(np.array([0, 1]))
+
+
+def test_a_shard_that_another_of_its_size_and_time_has_replaced_is_found_anew_at_the_next_start(tmp_path):
+    path = tmp_path / "text"
+    path.write_text("one\nthree\n")
+    before = path.stat()
+    find_all = lambda: Shards(find(path), TextLines(), None)  # noqa: E731
+    find_all()
+    path.write_text("three\none\n")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(Unusable, match="is not what it was"):
+        find_all().read(np.array([0]))
+    assert find_all().read(np.array([0, 1])) == [b"three", b"one"]
 
 
 def test_a_shard_that_changed_before_it_was_opened_is_noticed(tmp_path):
@@ -71,7 +84,7 @@ def test_a_shard_that_changed_before_it_was_opened_is_noticed(tmp_path):
     path.write_text("one\n")
     shards = Shards(find(path), TextLines(), None)
     path.write_text("one\ntwo\n")
-    with pytest.raises(Unusable, match="text has changed in size or time"):
+    with pytest.raises(Unusable, match=r"text is not what it was .* in size or time"):
         shards.read(np.array([0]))
 
 

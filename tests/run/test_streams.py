@@ -205,7 +205,7 @@ def test_a_restart_begins_again_and_only_by_flag(streaming: Any, train: Train) -
     train(streaming(), train_for="2steps", **options)
     seen = [saw(record) for record in train(streaming(), train_for="4steps", **options).records]
     assert seen[2:] == seen[:2]
-    with pytest.raises(ConfigError, match="data_resume"):
+    with pytest.raises(ConfigError, match=r"other data.*restart.*iterator"):
         train(streaming(), train_for="6steps", **QUIET)
 
 
@@ -366,3 +366,76 @@ def test_a_split_without_an_end_is_refused(streaming: Any, train: Train) -> None
 
     with pytest.raises(ConfigError, match="no end"):
         train(Endless(), train_for="2steps", **QUIET)
+
+
+def test_a_split_that_shuffles_is_the_same_in_every_evaluation_and_after_a_resume(evaluated: Any) -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Shuffling(evaluated):
+        def eval_data(self) -> Mapping[str, trainer.data.Source]:
+            def noisy(element: Any, seed: Any) -> Any:
+                return {**element, "x": element["x"] + tf.random.stateless_normal([3], seed, alg="philox")}
+
+            return {"validation": trainer.data.stream(self.dataset, batch_size=3).map(noisy)}
+
+    report = trainer.testing.assert_resumes_exactly(Shuffling(), steps=6, cuts=[3], eval_every="1steps", jit="none")
+    assert report.records > 6
+
+
+@pytest.mark.parametrize("where", ["map", "interleave"])
+def test_elements_in_whatever_order_they_are_ready_are_refused_by_the_operation(
+    where: str, streaming: Any, train: Train
+) -> None:
+    class Hasty(streaming):
+        def dataset(self) -> tf.data.Dataset:
+            data = super().dataset()
+            if where == "map":
+                return data.map(lambda element: element, num_parallel_calls=2, deterministic=False)
+            parts = tf.data.Dataset.range(2)
+            return parts.interleave(lambda part: data, num_parallel_calls=2, deterministic=False)
+
+    with pytest.raises(ConfigError, match=f"(?i)another order each time: .*{where}.* deterministic=False"):
+        train(Hasty(), train_for="2steps", **QUIET)
+    # Whoever does without the promise may.
+    assert train(Hasty(), folder="hasty", train_for="2steps", data_resume="restart", **QUIET).step == 2
+
+
+def test_a_name_for_the_data_does_not_let_a_position_into_batches_of_another_size(streaming: Any, train: Train) -> None:
+    class Named(streaming):
+        def train_data(self) -> trainer.data.Source:
+            return trainer.data.stream(self.dataset, batch_size=self.batch_size, fingerprint="mine")
+
+    train(Named(), train_for="2steps", **QUIET)
+    with pytest.raises(ConfigError, match=r"other data.*allow_change=data"):
+        train(Named(batch_size=2), train_for="4steps", **QUIET)
+
+
+def test_a_position_of_another_pipeline_under_the_same_name_is_unusable(streaming: Any, train: Train) -> None:
+    class Named(streaming):
+        def train_data(self) -> trainer.data.Source:
+            data = self.dataset() if self.factor == 1.0 else self.dataset().batch(2).unbatch()
+            return trainer.data.stream(lambda: data, batch_size=self.batch_size, fingerprint="mine")
+
+    train(Named(), train_for="2steps", **QUIET)
+    with pytest.raises(Unusable, match=r"saved position in the stream does not fit this pipeline"):
+        train(Named(factor=2.0), train_for="4steps", **QUIET)
+
+
+def test_a_damaged_file_behind_a_stream_is_told_in_one_line(
+    streaming: Any, train: Train, tmp_path: pathlib.Path
+) -> None:
+    path = str(tmp_path / "torn.tfrecord")
+    with tf.io.TFRecordWriter(path) as writer:
+        for _ in range(20):
+            writer.write(b"12345678")
+    with open(path, "r+b") as file:
+        file.seek(200)
+        file.write(b"\xff\xff")
+
+    class Torn(streaming):
+        def dataset(self) -> tf.data.Dataset:
+            return tf.data.Dataset.zip((super().dataset().repeat(), tf.data.TFRecordDataset(path))).map(
+                lambda element, record: element
+            )
+
+    with pytest.raises(Unusable, match=r"^the training data cannot be read: .*corrupted record at \d+"):
+        train(Torn(), train_for="5steps", **QUIET)

@@ -27,6 +27,15 @@ def variable_of(node: Any) -> tf.Variable | None:
     return value if isinstance(value, tf.Variable) else None
 
 
+def is_trackable(node: Any) -> bool:
+    """Whether a checkpoint can hold an object."""
+    try:
+        children_of(node)
+    except (AttributeError, TypeError, ValueError):
+        return False
+    return True
+
+
 def variable_names(root: Any) -> dict[int, str]:
     """The variables below `root`, by their identity: each with the path of attributes that leads there."""
     names: dict[int, str] = {}

@@ -123,7 +123,7 @@ def _keys(checkpoint: tf.train.Checkpoint) -> set[str]:
     """The keys of all tensors that `checkpoint` would write; what an object saves is no public knowledge."""
     lister = _Lister()
     try:
-        checkpoint.write("ram://nothing", tf.train.CheckpointOptions(experimental_sharding_callback=lister))
+        checkpoint.write("ram://nothing/state", tf.train.CheckpointOptions(experimental_sharding_callback=lister))
     except _Listed:
         pass
     except tf.errors.OpError as error:

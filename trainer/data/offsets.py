@@ -93,6 +93,11 @@ class OffsetsCache:
             _discard(files, temporary)
             raise
 
+    def forget(self, shard: str) -> None:
+        """Drops what is kept of a shard, because it is not true."""
+        path = self.path(shard)
+        _discard(open_files(path), path)
+
     def _header(self, shard: Found, examples: Any) -> dict[str, Any]:
         return {
             "format": _FORMAT,
@@ -111,6 +116,6 @@ def checked_cache(cache: Any) -> str | os.PathLike[str] | None:
 
 
 def _discard(files: Files, path: str) -> None:
-    # It may never have been made, and nobody takes it for a cache.
+    # It may never have been made; and what stays is found out again.
     with contextlib.suppress(Unwritable):
         files.remove(path)

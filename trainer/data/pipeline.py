@@ -132,10 +132,17 @@ class IndexedPipeline(Mappable, PipelineSource):
         return batches.prefetch(_READ_AHEAD)
 
 
-def reading_failure(error: tf.errors.OpError) -> Unusable | None:
-    """Returns what went wrong when a pipeline's error comes from reading the data, else None.
+def reading_failure(error: tf.errors.OpError, data: str = "the data") -> Unusable | None:
+    """Returns what went wrong when a pipeline's error comes from reading `data`, else None.
 
     TensorFlow wraps an error of a pipeline's own Python code, with its traceback, into the message of another.
     """
-    told = re.search(rf"\b{Unusable.__name__}: (.+)", error.message or "")
-    return None if told is None else Unusable(told[1])
+    message = error.message or ""
+    if told := re.search(rf"\b{Unusable.__name__}: (.+)", message):
+        return Unusable(told[1])
+    # What the program's own operations raise names no iterator's operation.
+    before, _, _ = message.partition("[[{{node")
+    if "IteratorGetNext" not in message:
+        return None
+    reason = next((line.strip() for line in reversed(before.splitlines()) if line.strip()), type(error).__name__)
+    return Unusable(f"{data} cannot be read: {reason}; mend that, then run again")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,16 +27,36 @@ def pipeline_fingerprint(dataset: tf.data.Dataset) -> str:
     Raises:
       ConfigError: the pipeline cannot be described, such as one that holds more than 2 GiB of constants.
     """
+    return _Digest(_graph_of(dataset)).of_graph()[:16]
+
+
+def check_order(dataset: tf.data.Dataset) -> None:
+    """Makes sure that nothing in a pipeline gives its elements in whatever order they are ready.
+
+    Raises:
+      ConfigError: something does; the message names it.
+    """
+    graph = _graph_of(dataset)
+    inside = (node for function in graph.library.function for node in function.node_def)
+    for node in itertools.chain(graph.node, inside):
+        if node.attr["deterministic"].s == b"false" or node.attr["sloppy"].b:
+            raise ConfigError(
+                f"the stream's elements come in another order each time: {node.op.removesuffix('DatasetV2')} has "
+                "deterministic=False; leave that out, or set data_resume=restart to do without the promise"
+            )
+
+
+def _graph_of(dataset: tf.data.Dataset) -> Any:
+    """The pipeline as a `GraphDef`."""
     try:
         serialized = tf.raw_ops.DatasetToGraphV2(
             input_dataset=dataset._variant_tensor, external_state_policy=_IGNORE_STATE, strip_device_assignment=True
         )
-        graph = tf.compat.v1.GraphDef.FromString(serialized.numpy())
+        return tf.compat.v1.GraphDef.FromString(serialized.numpy())
     except (tf.errors.OpError, ValueError) as error:
         raise ConfigError(
-            f"the stream's pipeline cannot be told from others ({type(error).__name__}); give stream a fingerprint="
+            f"the stream's pipeline cannot be looked into ({type(error).__name__}); does it hold 2 GiB of constants?"
         ) from error
-    return _Digest(graph).of_graph()[:16]
 
 
 class _Digest:

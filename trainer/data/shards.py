@@ -58,7 +58,8 @@ class Shards:
                 raise ConfigError(f"{shard.path} is empty; write it again, or leave it out")
         self._found = tuple(found)
         self._form = form
-        offsets = _offsets_of_all(self._found, form, OffsetsCache(form.kind, cache))
+        self._cache = OffsetsCache(form.kind, cache)
+        offsets = _offsets_of_all(self._found, form, self._cache)
         counts = [len(each.checks) for each in offsets]
         self._first = np.cumsum([0, *counts[:-1]])
         # One array for all shards: that of a shard has one offset more than it has examples.
@@ -91,9 +92,11 @@ class Shards:
         begin, end = self._begin[row], self._begin[row + 1]
         sizes = (end - begin).tolist()
         try:
-            readers = {number: self._open(number).read for number in np.unique(shard).tolist()}
-            places = zip(shard.tolist(), begin.tolist(), sizes, strict=True)
-            pieces = [readers[number](at, size) for number, at, size in places]
+            numbers, places = shard.tolist(), begin.tolist()
+            pieces = [b""] * len(sizes)
+            # Shard by shard: a block may touch more of them than a process may have open.
+            for at in np.argsort(shard, kind="stable").tolist():
+                pieces[at] = self._open(numbers[at]).read(places[at], sizes[at])
         except OSError as error:
             path = error.filename or "a shard"
             raise Unusable(f"cannot read {path}: {error.strerror or error}; mend that, then run again") from error
@@ -103,6 +106,8 @@ class Shards:
             if not wrong.any():
                 return contents
         which = int(np.argmax(wrong))
+        # A file that took its place may have the same size and time: the next start is to look at it anew.
+        self._cache.forget(self._found[int(shard[which])].path)
         raise self._changed(int(shard[which]), f"at byte {int(begin[which])}")
 
     def _opened(self, number: int) -> RandomAccess:
@@ -113,7 +118,9 @@ class Shards:
 
     def _changed(self, number: int, where: str) -> Unusable:
         path = self._found[number].path
-        return Unusable(f"{path} has changed {where} while it was being read; put it back as it was, then run again")
+        return Unusable(
+            f"{path} is not what it was when its offsets were found: it differs {where}; put it back, then run again"
+        )
 
 
 def _offsets_of_all(found: Sequence[Found], form: Format, cache: OffsetsCache) -> list[Offsets]:

@@ -97,12 +97,17 @@ class StreamSource(HostSource):
     @property
     def fingerprint(self) -> str:  # type: ignore[override]
         """Hexadecimal digits of the pipeline that is trained on, or of what the user says it is."""
-        if self._known_as is not None:
-            return hashlib.sha256(self._known_as.encode()).hexdigest()[:16]
-        if self.mode == ITERATOR:
-            return pipeline_fingerprint(self.train_batches(_NO_SEED))
         shapes = sorted((name, str(spec)) for name, spec in self._made(_NO_SEED).element_spec.items())
-        return hashlib.sha256(repr((shapes, self.examples)).encode()).hexdigest()[:16]
+        told: list[Any] = [shapes, self.examples]
+        if self._known_as is not None:
+            told = [self._known_as]
+        if self.mode == ITERATOR:
+            # A saved position fits only a pipeline like the one that it was saved of.
+            told += [shapes, self.batch_size]
+            if self._known_as is None:
+                data = self._batched(self._mapped(self._made(_NO_SEED), _NO_SEED), padded=False)
+                return pipeline_fingerprint(data)
+        return hashlib.sha256(repr(told).encode()).hexdigest()[:16]
 
     def map(self, function: Map) -> StreamSource:
         """This source with `function(element, seed)` applied to each element before it is batched.
@@ -156,7 +161,10 @@ class StreamSource(HostSource):
         spec = dataset.element_spec
         if not isinstance(spec, dict) or not all(isinstance(part, tf.TensorSpec) for part in spec.values()):
             raise ConfigError(f"the stream's elements are {type(spec).__name__}; expected dicts of tensors by name")
-        return dataset
+        options = tf.data.Options()
+        # Of what the pipeline leaves open; what it says itself is looked at before the first step.
+        options.deterministic = True
+        return dataset.with_options(options)
 
     def _mapped(self, dataset: tf.data.Dataset, seed: np.ndarray) -> tf.data.Dataset:
         for number, function in enumerate(self._maps):

@@ -155,7 +155,7 @@ def _choose_jit(config: Config, state: TrainState, source: Source, known: RunInf
         raise ConfigError("jit=chunk compiles no reading of data; use jit=none, or trainer.data.arrays")
     if config.jit != "auto":
         return config.jit
-    if known is not None:
+    if known is not None and (in_memory or known.jit != "chunk"):
         return known.jit
     small = state.parameters() < JIT_PARAMETERS
     return "chunk" if in_memory and small and not guests.has_guests(state.model) else "none"

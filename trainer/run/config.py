@@ -156,7 +156,7 @@ class Config:
         "auto",
         "how a stream finds its place at a resume: by its saved iterator, by a replay of what was consumed, or not at "
         "all (restart); auto: as the stream says",
-        on_resume=REFUSE,
+        on_resume=WARN,
         choices=("auto", ITERATOR, REPLAY, RESTART),
     )
     tick: str = _option("1s", "how long the compiled chunk runs at most before signals and clocks are looked at")

@@ -7,7 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from trainer.checkpoint.objects import children_of, variable_of
+from trainer.checkpoint.objects import is_trackable
 from trainer.errors import ConfigError
 from trainer.run.experiment import Experiment
 
@@ -47,7 +47,7 @@ class ExtraState:
                 with tf.device("CPU:0"):
                     parts[key] = tf.Variable("", trainable=False, name=key)
                 self._python.append((value, parts[key]))
-            elif _is_trackable(value):
+            elif is_trackable(value):
                 parts[key] = value
             else:
                 raise ConfigError(
@@ -67,10 +67,3 @@ class ExtraState:
             text = variable.numpy()
             # What serialize() gave: text where it was text.
             value.deserialize(text.decode() if isinstance(value.serialize(), str) else text)
-
-
-def _is_trackable(value: Any) -> bool:
-    try:
-        return variable_of(value) is not None or bool(children_of(value))
-    except (AttributeError, TypeError, ValueError):
-        return False

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import gc
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from trainer.checkpoint.tensors import first_line
 from trainer.data import Batch, Source
-from trainer.data.marked import endless, with_last
+from trainer.data.marked import with_last
 from trainer.data.pipeline import reading_failure
-from trainer.data.sources import ITERATOR, REPLAY, GraphSource, HostSource, PipelineSource
+from trainer.data.pipeline_fingerprint import check_order
+from trainer.data.sources import ITERATOR, REPLAY, RESTART, GraphSource, HostSource, PipelineSource
 from trainer.data.streams import StreamSource, check_state, iterator_state, put_back
 from trainer.errors import ConfigError, Unusable
 
@@ -56,6 +59,11 @@ class Feed(abc.ABC):
         """Notes in `state` where the run stands; returns how many bytes that takes."""
         return 0
 
+    def close(self) -> None:
+        """Lets go of what reads ahead. It may call Python, and must not do so while the interpreter ends."""
+        # An iterator stands in a circle of references.
+        gc.collect()
+
 
 class GraphFeed(Feed):
     """Batches that are operations of the program itself."""
@@ -78,18 +86,15 @@ class PipelineFeed(Feed):
 
     def __init__(self, source: PipelineSource) -> None:
         self._source = source
-        elements = self._dataset(np.zeros(2, np.int32), 0).element_spec
+        elements = source.train_batches(np.zeros(2, np.int32), 0).element_spec
         self.signature = (tf.data.IteratorSpec(elements),)
-        self.specs = batch_specs(elements[0])
+        self.specs = batch_specs(elements)
 
     def open(self, seed: np.ndarray, origin: int, examples: int, counting: Counting) -> tuple[Any, ...]:
-        return (iter(self._dataset(seed, examples - origin)),)
+        return (iter(self._source.train_batches(seed, examples - origin)),)
 
     def next(self, arguments: tuple[Any, ...], examples: tf.Tensor) -> tuple[Batch, tf.Tensor]:
-        return next_of(arguments)
-
-    def _dataset(self, seed: np.ndarray, start: int) -> tf.data.Dataset:
-        return endless(self._source.train_batches(seed, start))
+        return arguments[0].get_next(), tf.zeros([], tf.bool)
 
 
 class StreamFeed(Feed):
@@ -108,6 +113,8 @@ class StreamFeed(Feed):
         dataset = source.train_batches(np.zeros(2, np.int32))
         self.signature = (tf.data.IteratorSpec(dataset.element_spec),)
         self.specs = batch_specs(dataset.element_spec[0])
+        if source.mode != RESTART:
+            check_order(dataset)
         if source.mode == ITERATOR:
             check_state(dataset)
             with tf.device("CPU:0"):
@@ -120,11 +127,17 @@ class StreamFeed(Feed):
         batches, rest = divmod(replayed, source.batch_size)
         self._iterator = iter(source.train_batches(seed, skip=rest))
         if self.state is not None and consumed:
-            put_back(self._iterator, self.state.read_value())
+            try:
+                put_back(self._iterator, self.state.read_value())
+            except tf.errors.OpError as error:
+                raise Unusable(
+                    f"the saved position in the stream does not fit this pipeline: {first_line(error)}; bring back the "
+                    "one that it was saved of, or take up the data anew with --allow_change=data"
+                ) from None
         if rest and not source.batches_here:
             raise Unusable(
                 f"{replayed} examples were consumed, and batches of {source.batch_size} do not end there; have the "
-                "stream make batches of the size it had, or begin again with data_resume=restart"
+                "stream make batches of the size it had, or take up the data anew with --allow_change=data"
             )
         read = rest
         for done in range(batches):
@@ -134,7 +147,7 @@ class StreamFeed(Feed):
             if read < rest + (done + 1) * source.batch_size:
                 raise Unusable(
                     f"the stream ends after {read} examples, and {replayed} were consumed; "
-                    "bring the data back, or begin again with data_resume=restart"
+                    "bring the data back, or take up what there is anew with --allow_change=data"
                 )
             if not counting(done + 1, batches):
                 break
@@ -142,6 +155,10 @@ class StreamFeed(Feed):
 
     def next(self, arguments: tuple[Any, ...], examples: tf.Tensor) -> tuple[Batch, tf.Tensor]:
         return next_of(arguments)
+
+    def close(self) -> None:
+        self._iterator = None
+        super().close()
 
     def capture(self) -> int:
         if self.state is None:
@@ -176,11 +193,10 @@ class EvaluationFeed:
 
     def __init__(self, source: Source) -> None:
         self._source = source
-        self._dataset: tf.data.Dataset | None = None
         if isinstance(source, HostSource):
-            self._dataset = with_last(source.eval_batches())
-            self.signature: tuple[Any, ...] = (tf.data.IteratorSpec(self._dataset.element_spec),)
-            self.specs = batch_specs(self._dataset.element_spec[0])
+            elements = with_last(source.eval_batches()).element_spec
+            self.signature: tuple[Any, ...] = (tf.data.IteratorSpec(elements),)
+            self.specs = batch_specs(elements[0])
         else:
             assert isinstance(source, GraphSource)
             self.signature = ()
@@ -188,7 +204,8 @@ class EvaluationFeed:
 
     def open(self) -> tuple[Any, ...]:
         """The program's arguments, for an evaluation from the beginning."""
-        return () if self._dataset is None else (iter(self._dataset),)
+        # A dataset made anew each time: one that shuffles would give a second iterator another order.
+        return (iter(with_last(self._source.eval_batches())),) if isinstance(self._source, HostSource) else ()
 
     def next(self, arguments: tuple[Any, ...], index: tf.Tensor) -> tuple[Batch, tf.Tensor]:
         """Batch number `index`, int64 scalar, and whether it is the last: in the program."""
@@ -213,7 +230,9 @@ def told_of(data: str) -> Iterator[None]:
     except tf.errors.OutOfRangeError:
         raise Unusable(f"{data} has no examples to go on with; expected at least one batch") from None
     except tf.errors.OpError as error:
-        raise (reading_failure(error) or error) from error
+        if failure := reading_failure(error, data):
+            raise failure from error
+        raise
 
 
 def graph_specs(batch_at: Callable[[tf.Tensor], Batch]) -> tuple[dict[str, tf.TensorSpec], tf.TensorSpec | None]:

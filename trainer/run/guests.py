@@ -44,6 +44,7 @@ def unreached_variables(model: Any) -> list[tf.Variable]:
     return [tensor_variable(variable) for variable in variables]
 
 
+@tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]  # TensorFlow ships no types.
 def tensor_variable(variable: Any) -> tf.Variable:
     """The `tf.Variable` of a variable that may be Keras' wrapper of one."""
     return variable if isinstance(variable, tf.Variable) else variable.value

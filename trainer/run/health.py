@@ -18,7 +18,7 @@ class Health:
     Args:
       objective: a scalar.
       gradients: tensors, `tf.IndexedSlices` or None.
-      names: of the variables that they are the gradients of.
+      names: what they are, in words.
       compiled: whether XLA compiles it.
 
     Attributes:
@@ -28,7 +28,7 @@ class Health:
 
     def __init__(self, objective: tf.Tensor, gradients: Sequence[Any], names: Sequence[str], *, compiled: bool) -> None:
         present = [(name, gradient) for name, gradient in zip(names, gradients, strict=True) if gradient is not None]
-        self.problems = ("the loss", *(f"the gradient of {name}" for name, _ in present))
+        self.problems = ("the loss", *(name for name, _ in present))
         self._gradients = [_wide(_values(gradient)) for _, gradient in present]
         finite = _finite_bits if compiled else _finite_squares
         self.objective_finite = tf.math.is_finite(objective)

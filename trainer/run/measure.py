@@ -33,6 +33,11 @@ class Layout:
         """The length of the vector."""
         return 1 + sum(size or 1 for _, size in self.sizes) + len(self.sizes)
 
+    @property
+    def loss(self) -> int:
+        """Where the sum of the loss stands."""
+        return 1
+
     @functools.cached_property
     def first_nonfinite(self) -> int:
         """Where the counts of non-finite batches begin; the loss's is first."""
@@ -88,6 +93,9 @@ def measure(loss: Loss, batch: Batch, batch_size: int, *, returned_by: str = "lo
         kind = type(loss).__name__
         raise ConfigError(f"{returned_by}() returned {kind}; expected trainer.Loss(per_example=[batch], …)")
     per_example = _checked("per_example", loss.per_example, batch_size, returned_by)
+    if per_example.dtype.size < 4:
+        # A sum over the batch, the batch's size itself and a loss scale do not fit into 16 bits.
+        per_example = tf.cast(per_example, tf.float32)
     weights = None if loss.weights is None else _checked("weights", loss.weights, batch_size, returned_by)
     if batch.weights is not None:
         padding = tf.cast(batch.weights, per_example.dtype)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -83,7 +85,8 @@ class Program:
         self._feed = make_feed(source)
         state.data_state = self._feed.state
         step = TrainStep(experiment, state, source.batch_size, update, compiled=jit)
-        self._step = trace_on_batch(self._feed.specs, step, seeds=(update.accumulate, 2))
+        with _no_late_variables(state):
+            self._step = trace_on_batch(self._feed.specs, step, seeds=(update.accumulate, 2))
         assert step.layout is not None
         self.layout: Layout = step.layout
         self.rate_names = step.rate_names
@@ -107,13 +110,13 @@ class Program:
         self._chunk = self._function.get_concrete_function(
             tf.TensorSpec([], tf.int64), tf.TensorSpec([MAX_CLOSES + 1], tf.int64), *self._feed.signature
         )
-        self._arguments: tuple[Any, ...] = ()
-        self.begin(run_seed(seed))
+        self._seed = seed
+        self._arguments: tuple[Any, ...] | None = None
 
     def begin(
         self, seed: np.ndarray, *, origin: int = 0, skipped: int = 0, counting: Counting = lambda done, of: True
     ) -> None:
-        """Takes up the data where the state stands. Called again after each restore.
+        """Takes up the data where the state stands; without it, the first `run` begins. Again after each restore.
 
         Args:
           seed: int32 [2], of the order of the examples and of what is random in them.
@@ -127,12 +130,20 @@ class Program:
         self._skipped.assign(skipped)
         self._arguments = self._feed.open(seed, origin, int(self._state.examples.numpy()), counting)
 
+    def end(self) -> None:
+        """Lets go of the data."""
+        self._arguments = None
+        self._feed.close()
+
     def capture(self) -> int:
         """Notes where in the data the state stands, for a save; returns how many bytes that takes."""
         return self._feed.capture()
 
     def run(self, until: int, closes: list[int]) -> Advance:
         """Trains up to step `until`, closing a window after each step in `closes` (at most `MAX_CLOSES` of them)."""
+        if self._arguments is None:
+            self.begin(run_seed(self._seed))
+        assert self._arguments is not None
         padded = np.full([MAX_CLOSES + 1], -1, np.int64)
         padded[: len(closes)] = closes
         try:
@@ -243,6 +254,21 @@ class Program:
             learning_rates={name: np.float32(rate) for name, rate in zip(self.rate_names, rates, strict=True)},
             skipped=int(vector[2 + self._width]),
         )
+
+
+@contextlib.contextmanager
+def _no_late_variables(state: TrainState) -> Iterator[None]:
+    """Refuses a step that creates variables of the model, whatever else it breaks by that."""
+    variables = state.trainable_variables()
+    try:
+        yield
+    finally:
+        late = [v.name for v in state.trainable_variables() if all(v is not known for known in variables)]
+        if late:
+            raise ConfigError(
+                f"the step created variables of the model ({len(late)}: {', '.join(late[:3])}); create all of them in "
+                "model(), such as by building its layers there"
+            ) from None
 
 
 def _vector(step: tf.Tensor, examples: tf.Tensor, window: tf.Tensor, *counts: tf.Tensor) -> tf.Tensor:

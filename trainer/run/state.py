@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from trainer.checkpoint.objects import variable_of
+from trainer.checkpoint.objects import is_trackable, variable_of
 from trainer.data import fold_in, run_seed
 from trainer.errors import ConfigError
 from trainer.optim import Optimizer
@@ -57,11 +57,7 @@ class TrainState:
                 "which updates what; return one, or write train_step"
             )
         for optimizer in self.optimizers().values():
-            if not callable(getattr(optimizer, "apply", None)):
-                raise ConfigError(
-                    f"{name}.optimizer() returned {type(optimizer).__name__}; "
-                    "expected something with apply(gradients, variables)"
-                )
+            self._check_optimizer(optimizer, name)
         self.step = tf.Variable(0, dtype=tf.int64, trainable=False, name="step")
         self.examples = tf.Variable(0, dtype=tf.int64, trainable=False, name="examples")
         self.window: tf.Variable | None = None
@@ -72,6 +68,8 @@ class TrainState:
         own = ((v, guests.tensor_variable(v)) for v in guests.variables_of(self.model))
         self._reached = [(variable, tensor) for variable, tensor in own if id(variable) in reached]
         self._ema_pairs = self._paired()
+        # Whatever a second model() may have drawn.
+        self.begin_ema()
         self._unreached = guests.unreached_variables(self.model)
         self._extra = ExtraState(experiment)
         self.extra = self._extra.objects
@@ -85,6 +83,7 @@ class TrainState:
         """The optimizers by name; a single one has the empty name."""
         return self.optimizer if isinstance(self.optimizer, Mapping) else {"": self.optimizer}
 
+    @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]  # TensorFlow ships no types.
     def trainable_variables(self) -> Sequence[Any]:
         """The variables that training updates.
 
@@ -179,6 +178,26 @@ class TrainState:
                 "expected a tf.Module or a Keras model"
             )
         return model
+
+    def _check_optimizer(self, optimizer: Any, experiment: str) -> None:
+        kind = type(optimizer).__name__
+        if not callable(getattr(optimizer, "apply", None)):
+            raise ConfigError(
+                f"{experiment}.optimizer() returned {kind}; expected something with apply(gradients, variables)"
+            )
+        if not is_trackable(optimizer):
+            raise ConfigError(
+                f"{experiment}.optimizer() returned {kind}, which no checkpoint can hold; derive it from tf.Module"
+            )
+        if (
+            guests.is_guest(optimizer)
+            and callable(getattr(optimizer, "scale_loss", None))
+            and hasattr(optimizer, "inner_optimizer")
+        ):
+            raise ConfigError(
+                f"{experiment}.optimizer() returned {kind}, which expects a loss that it has scaled itself; return its "
+                "inner optimizer, and use --precision=mixed_float16, which scales the loss"
+            )
 
     def _paired(self) -> list[tuple[tf.Variable, tf.Variable, bool]]:
         """Each variable of the average, with what it follows, and whether that is trained."""

@@ -24,6 +24,7 @@ SKIPPED = -1.0
 """What a step reports that made no update and lets the run go on."""
 
 
+@tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]  # TensorFlow ships no types.
 def alone(value: tf.Tensor) -> tf.Tensor:
     """The sum of `value` over the replicas, where there is one replica."""
     return value
@@ -152,7 +153,9 @@ class TrainStep:
         state, how = self._state, self._how
         # Squares that overflow leave nothing to scale down to: with a bound they are looked at under XLA too.
         compiled = self._compiled and not how.clip_norm
-        health = Health(found.objective, found.gradients, self._names(variables), compiled=compiled)
+        # A replica's objective is its share: all have to come to the same verdict.
+        names = [f"the gradient of {name}" for name in self._names(variables)]
+        health = Health(self._reduce(found.objective), found.gradients, names, compiled=compiled)
         self.problems = health.problems
 
         def update() -> None:
@@ -192,9 +195,21 @@ class TrainStep:
         self._note(measured.layout, (), ())
         self._state.follow_ema()
         totals = self._reduce(measured.totals)
-        self.problems = ("the loss",)
-        bad = totals[measured.layout.first_nonfinite] > 0
-        return totals, tf.cast(bad if self._how.on_nonfinite == STOP else tf.zeros_like(bad), tf.int64)
+        if self._how.on_nonfinite != STOP:
+            return totals, tf.zeros([], tf.int64)
+        # Its gradients are its own affair: what became of the weights is seen at once.
+        weights = {name: tensor_variable(variable).read_value() for name, variable in self._named_weights()}
+        loss = totals[measured.layout.loss]
+        health = Health(loss, list(weights.values()), list(weights), compiled=self._compiled)
+        self.problems = health.problems
+        return totals, health.problem()
+
+    @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]  # TensorFlow ships no types.
+    def _named_weights(self) -> list[tuple[str, Any]]:
+        variables = self._state.trainable_variables()
+        return [
+            (f"the weight {name}", variable) for name, variable in zip(self._names(variables), variables, strict=True)
+        ]
 
     def _measured_on(self, batch: Batch, seed: tf.Tensor) -> Measured:
         loss = self._experiment.loss(self._state.model, batch.values, training=True, seed=seed)

@@ -234,6 +234,7 @@ class Trainer:
             )
             if resumed:
                 parts.state.restored()
+            stack.callback(parts.program.end)
             loop = Loop(parts, outlets, request, resumed=resumed, going_on=going_on)
             stop = loop.run()
             result = self._result(parts, stop, store, loop.progress)
