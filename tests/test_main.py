@@ -181,7 +181,7 @@ def test_the_process_ends_though_data_that_python_makes_is_read_ahead(
     monkeypatch.setenv("PYTHONPATH", str(pathlib.Path(__file__).parent / "proofs"), prepend=os.pathsep)
     ended = command("main", "--experiment=slow_data:Slow", "--train_for=20steps", "--run_dir=run")
     assert ended.returncode == 0, ended.stderr
-    assert ended.stdout.splitlines()[-3].startswith("target reached at step 20")
+    assert "target reached at step 20" in ended.stdout
 
 
 def test_a_profile_is_written(command: Command, tmp_path: pathlib.Path) -> None:
