@@ -310,9 +310,10 @@ def test_the_fingerprint_is_that_of_the_pipeline_with_all_that_is_done_here() ->
         stream(lambda: shuffled().take(9), batch_size=4),
         source.map(lambda element, seed: {"x": element["x"] + 1}),
         source.map(lambda element, seed: {"x": element["x"] + 2}),
-        source.resumed_by("iterator", on_end=STOP),
     ]
-    assert len({source.fingerprint, *(other.fingerprint for other in others)}) == 7
+    assert len({source.fingerprint, *(other.fingerprint for other in others)}) == 6
+    # What the end means is a flag, and no other data.
+    assert source.resumed_by("iterator", on_end=STOP).fingerprint == source.fingerprint
 
 
 def test_the_fingerprint_does_not_depend_on_what_was_drawn_before() -> None:
@@ -325,7 +326,9 @@ def test_the_fingerprint_does_not_depend_on_what_was_drawn_before() -> None:
 
 def test_a_fingerprint_that_is_given_wins() -> None:
     named = stream(numbers, batch_size=4, fingerprint="version 1")
-    assert named.fingerprint == stream(shuffled, batch_size=5, fingerprint="version 1").fingerprint
+    assert named.fingerprint == stream(shuffled, batch_size=4, fingerprint="version 1").fingerprint
+    # But a position that is saved of batches fits no others.
+    assert named.fingerprint != stream(numbers, batch_size=5, fingerprint="version 1").fingerprint
     assert named.fingerprint != stream(numbers, batch_size=4, fingerprint="version 2").fingerprint
     assert len(named.fingerprint) == 16
 

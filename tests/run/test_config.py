@@ -155,7 +155,7 @@ def test_a_whole_number_is_welcome_where_any_number_is() -> None:
     assert {type(config.clip_norm), type(config.ema)} == {float}
 
 
-@pytest.mark.parametrize("name", ["ema", "precision", "on_data_end", "data_resume", "seed"])
+@pytest.mark.parametrize("name", ["ema", "precision", "on_data_end", "seed"])
 def test_what_the_state_is_made_of_is_never_changed_by_a_resume(name: str) -> None:
     rules = {item.name: item.metadata["on_resume"] for item in dataclasses.fields(Config)}
     assert rules[name] == "refuse"

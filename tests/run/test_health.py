@@ -18,7 +18,7 @@ HOW = pytest.mark.parametrize("how", ["graph", "xla"])
 
 def problem(objective: tf.Tensor, gradients: Sequence[Any], how: str) -> str | None:
     """The first problem in words, as a program finds it that is traced, or compiled."""
-    names = [f"variable {number}" for number in range(len(gradients))]
+    names = [f"the gradient of variable {number}" for number in range(len(gradients))]
     words: list[str] = []
 
     # The values come in as arguments: constants would be looked at while it is compiled.

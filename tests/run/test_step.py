@@ -215,7 +215,8 @@ def test_a_step_of_the_user_s_own_is_averaged_and_watched_as_any_other(own_step:
     assert made.run(1).problem is None
     start = made.state.ema_model.kernel.numpy()
     assert not np.array_equal(start, made.state.model.kernel)
-    assert made.run(9).problem == "the loss"
+    # Large weights are no fault; what they become is.
+    assert made.run(9).problem in ("the loss", "the weight kernel", "the weight bias")
 
 
 # --- Clipping ---------------------------------------------------------------------------------------------------------
@@ -340,7 +341,7 @@ def test_to_continue_takes_the_update_and_goes_on(poisoned: Any) -> None:
 
 
 def test_an_optimizer_whose_slots_come_later_cannot_skip(linear: Any) -> None:
-    class Plain:
+    class Plain(tf.Module):
         def apply(self, gradients: Any, variables: Any) -> None:
             for gradient, variable in zip(gradients, variables, strict=True):
                 variable.assign_sub(0.1 * gradient)

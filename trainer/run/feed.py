@@ -59,10 +59,8 @@ class Feed(abc.ABC):
         """Notes in `state` where the run stands; returns how many bytes that takes."""
         return 0
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027  # Not all read ahead.
         """Lets go of what reads ahead. It may call Python, and must not do so while the interpreter ends."""
-        # An iterator stands in a circle of references.
-        gc.collect()
 
 
 class GraphFeed(Feed):
@@ -81,7 +79,15 @@ class GraphFeed(Feed):
         return self._source.train_batch(seed, examples - origin), tf.zeros([], tf.bool)
 
 
-class PipelineFeed(Feed):
+class HostFeed(Feed):
+    """Batches from an iterator, which the program is called with."""
+
+    def close(self) -> None:
+        # An iterator stands in a circle of references.
+        gc.collect()
+
+
+class PipelineFeed(HostFeed):
     """Batches that a pipeline prepares from any position on."""
 
     def __init__(self, source: PipelineSource) -> None:
@@ -97,7 +103,7 @@ class PipelineFeed(Feed):
         return arguments[0].get_next(), tf.zeros([], tf.bool)
 
 
-class StreamFeed(Feed):
+class StreamFeed(HostFeed):
     """Batches of a pipeline that is resumed by its saved state, by counting, or not at all.
 
     Args:
@@ -132,12 +138,13 @@ class StreamFeed(Feed):
             except tf.errors.OpError as error:
                 raise Unusable(
                     f"the saved position in the stream does not fit this pipeline: {first_line(error)}; bring back the "
-                    "one that it was saved of, or take up the data anew with --allow_change=data"
+                    "one that it was saved of, or take up this one under another fingerprint= with --allow_change=data"
                 ) from None
         if rest and not source.batches_here:
             raise Unusable(
                 f"{replayed} examples were consumed, and batches of {source.batch_size} do not end there; have the "
-                "stream make batches of the size it had, or take up the data anew with --allow_change=data"
+                "stream make batches of the size it had, or take it up under another fingerprint= with "
+                "--allow_change=data"
             )
         read = rest
         for done in range(batches):
@@ -147,7 +154,7 @@ class StreamFeed(Feed):
             if read < rest + (done + 1) * source.batch_size:
                 raise Unusable(
                     f"the stream ends after {read} examples, and {replayed} were consumed; "
-                    "bring the data back, or take up what there is anew with --allow_change=data"
+                    "bring the data back, or take up what there is under another fingerprint= with --allow_change=data"
                 )
             if not counting(done + 1, batches):
                 break

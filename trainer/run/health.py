@@ -19,7 +19,7 @@ class Health:
       objective: a scalar.
       gradients: tensors, `tf.IndexedSlices` or None.
       names: what they are, in words.
-      compiled: whether XLA compiles it.
+      compiled: whether to look at exponents: XLA compiles it, or large values are to pass.
 
     Attributes:
       problems: what can be wrong, in words; the problem of number 1 is the first.

@@ -200,7 +200,8 @@ class TrainStep:
         # Its gradients are its own affair: what became of the weights is seen at once.
         weights = {name: tensor_variable(variable).read_value() for name, variable in self._named_weights()}
         loss = totals[measured.layout.loss]
-        health = Health(loss, list(weights.values()), list(weights), compiled=self._compiled)
+        # By their bits: the square of a weight may overflow where the weight is no fault.
+        health = Health(loss, list(weights.values()), list(weights), compiled=True)
         self.problems = health.problems
         return totals, health.problem()
 
