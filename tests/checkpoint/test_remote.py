@@ -21,6 +21,8 @@ from trainer.storage.gfile import GfileFiles
 from trainer.storage.ram import RamFiles
 from trainer.timeline.cadence import Progress
 
+pytestmark = pytest.mark.slow  # Each saves through TensorFlow's own files.
+
 MADE_OF_OTHERS = ("commit", "replace")
 READING = ("read", "blocks", "read_tail", "exists", "is_directory", "size", "list", "crc32")
 OPERATIONS = [name for name in vars(Files) if not name.startswith("_") and name not in MADE_OF_OTHERS]

@@ -1121,6 +1121,7 @@ print(model.kernel.numpy().tolist(), model.bias.numpy().tolist())
 """
 
 
+@pytest.mark.slow
 def test_checkpoint_restores_in_plain_tensorflow(path):
     loop = Loop(path).resume()
     loop.model.extra = tf.Variable(5.0)  # Not in the reader's model, as an optimizer would not be.

@@ -12,6 +12,8 @@ from trainer.data import Batch
 from trainer.data.marked import endless, with_last
 from trainer.data.streams import iterator_state, put_back
 
+pytestmark = pytest.mark.slow  # Each makes pipelines.
+
 
 def weighed(values: dict[str, tf.Tensor]) -> Batch:
     """A batch of two rows, the second of which is padding."""

@@ -49,6 +49,7 @@ def test_any_length_maps_into_itself_one_to_one(length, number, data):
     assert len(np.unique(examples)) == len(positions)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", [1, 7, 1500, 2**40 + 15, MAX_LENGTH])
 def test_bits_are_the_same_in_numpy_graph_and_xla(length):
     rng = np.random.default_rng(0)

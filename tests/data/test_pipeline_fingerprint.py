@@ -13,6 +13,8 @@ import tensorflow as tf
 
 from trainer.data.pipeline_fingerprint import pipeline_fingerprint
 
+pytestmark = pytest.mark.slow  # Each makes pipelines.
+
 Make = Callable[[], tf.data.Dataset]
 VALUES = np.arange(12, dtype=np.float32)
 

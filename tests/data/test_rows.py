@@ -3,6 +3,7 @@
 import collections
 
 import numpy as np
+import pytest
 import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -59,6 +60,7 @@ def test_short_batch_holds_what_is_left_of_its_pass(length, batch_size, start, s
     np.testing.assert_array_equal(_real(rows), _sequence(seed, start, left, length))
 
 
+@pytest.mark.slow
 @given(
     rule=st.sampled_from([wrapped, short]),
     length=LENGTHS,

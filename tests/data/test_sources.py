@@ -58,6 +58,7 @@ def test_shuffled_passes_hold_every_example_once_and_differ():
     assert len({tuple(each) for each in passes}) == len(passes)
 
 
+@pytest.mark.slow
 def test_seed_decides_the_order_and_repeats_it():
     one, same = arrays(MAPPING, batch_size=LENGTH), arrays(MAPPING, batch_size=LENGTH)
     assert labels(train(one, 0, seed=1)) == labels(train(same, 0, seed=1))
@@ -69,6 +70,7 @@ def test_order_stays_what_it_was_when_runs_began():
     assert labels(train(arrays(MAPPING, batch_size=12), 7)) == [1, 4, 9, 3, 6, 4, 9, 8, 2, 0, 1, 7]
 
 
+@pytest.mark.slow
 def test_seed_may_be_a_tensor_of_the_program():
     source = arrays(MAPPING, batch_size=LENGTH)
     program = tf.function(lambda seed: source.train_batch(seed, tf.constant(0, tf.int64)).values["label"])
@@ -113,6 +115,7 @@ def test_evaluation_keeps_file_order_and_counts_each_example_once():
     assert [int(batch.examples) for batch in batches] == [4, 4, 2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("last", ["wrap", "short"])
 def test_batches_are_the_same_eager_in_a_graph_loop_and_under_xla(last):
     source = arrays(MAPPING, batch_size=4, last=last)

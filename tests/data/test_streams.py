@@ -16,6 +16,8 @@ from trainer.data.sources import REPLAY, STOP
 from trainer.data.streams import StreamSource, check_state, iterator_state, put_back, stream
 from trainer.errors import ConfigError
 
+pytestmark = pytest.mark.slow  # Each makes pipelines.
+
 LENGTH = 10
 SEED = run_seed(17)
 

@@ -57,6 +57,7 @@ def keys(prefix: str) -> list[str]:
     return [name.removesuffix(suffix) for name, _ in tf.train.list_variables(prefix) if name.endswith(suffix)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MAKERS)
 def test_restored_run_continues_bit_for_bit(name, tmp_path):
     make = lambda: MAKERS[name](warmup(3, cosine(0.1, 20)))  # noqa: E731

@@ -15,6 +15,8 @@ from trainer.errors import ConfigError
 from trainer.run.evaluate import Evaluator
 from trainer.run.pace import Pace
 
+pytestmark = pytest.mark.slow  # Each is traced, or compiled.
+
 ONE_BATCH_A_CALL = 1e-9
 
 

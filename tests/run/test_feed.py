@@ -15,6 +15,8 @@ from trainer.data.streams import StreamSource, stream
 from trainer.errors import ConfigError, Unusable
 from trainer.run.feed import EvaluationFeed, Feed, GraphFeed, PipelineFeed, StreamFeed, make_feed
 
+pytestmark = pytest.mark.slow  # Each makes pipelines.
+
 LENGTH = 10
 SEED = run_seed(17)
 

@@ -11,6 +11,8 @@ import tensorflow as tf
 
 from trainer.run.health import Health
 
+pytestmark = pytest.mark.slow  # Each is traced, or compiled.
+
 BAD = pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 DTYPES = pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
 HOW = pytest.mark.parametrize("how", ["graph", "xla"])

@@ -23,6 +23,8 @@ from trainer.ledger.record import Record
 from trainer.views.marks import Mark, checkpoint_marks
 from trainer.views.picture import draw_run
 
+pytestmark = pytest.mark.slow  # Each draws.
+
 MakeRecord = Callable[..., Record]
 
 SVG = "{http://www.w3.org/2000/svg}"
