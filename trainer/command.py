@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import textwrap
@@ -61,6 +62,9 @@ def run_command(main: Callable[[Sequence[str]], int]) -> None:
     except TrainerError as error:
         print(f"error: {error}", file=sys.stderr)
         code = error.exit_code
+    # An iterator over data that Python makes may still read ahead, also one that an error or a signal left behind in a
+    # circle of references: it must be gone before the interpreter ends, or that waits for it for ever.
+    gc.collect()
     try:
         if sys.stdout is not None:  # as it is for a daemon
             sys.stdout.flush()
