@@ -79,6 +79,10 @@ class Digits(trainer.Experiment):
             metrics={"accuracy": correct},
         )
 
+    def predict(self, model: Perceptron, batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        logits = model(batch["image"], training=False, seed=None)
+        return {"class": tf.argmax(logits, axis=-1, output_type=tf.int32), "probabilities": tf.nn.softmax(logits)}
+
 
 @functools.cache
 def load() -> tuple[np.ndarray, np.ndarray]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import hashlib
-import json
 import multiprocessing
 import os
 import shutil
@@ -19,9 +18,9 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import tensorflow as tf
+from figures import Figure, show, write
 
 import trainer
 from trainer.checkpoint import folder
@@ -32,21 +31,6 @@ from trainer.ledger.manifest import LogPosition, Manifest
 from trainer.ledger.record import Record
 
 _ALL_CORES = "no core free"
-
-
-@dataclasses.dataclass(frozen=True)
-class Figure:
-    """One line of the table."""
-
-    name: str
-    value: float
-    target: float
-    unit: str
-    detail: str
-
-    @property
-    def met(self) -> bool:
-        return self.value <= self.target
 
 
 class Model(tf.Module):
@@ -253,16 +237,9 @@ def main() -> None:
         print(f"measuring {name} …", file=sys.stderr)
         with tempfile.TemporaryDirectory(prefix="bench-checkpoint-") as place:
             figures += part(Path(place))
-    width = max(len(figure.name) for figure in figures)
-    for figure in figures:
-        verdict = "met   " if figure.met else "MISSED"
-        print(
-            f"{figure.name:<{width}}  {figure.value:6.3f} {figure.unit}  target ≤ {figure.target:<5g} {verdict}  "
-            f"{figure.detail}"
-        )
+    show(figures)
     if arguments.json:
-        rows: list[dict[str, Any]] = [{**dataclasses.asdict(figure), "met": figure.met} for figure in figures]
-        Path(arguments.json).write_text(json.dumps({"cpus": os.cpu_count(), "figures": rows}, indent=1) + "\n")
+        write(figures, arguments.json)
 
 
 if __name__ == "__main__":

@@ -7,13 +7,29 @@ import pathlib
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
+
+import trainer
 
 # Quiet, and before anything imports TensorFlow.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 SECONDS_AT_MOST = 240
+
+
+@pytest.fixture
+def train(tmp_path: pathlib.Path) -> Callable[..., trainer.Result]:
+    """Trains in the test's own folder, silently and without waiting for XLA."""
+
+    def run(experiment: trainer.Experiment, *, folder: str = "run", **options: Any) -> trainer.Result:
+        on_record = options.pop("on_record", None)
+        stop_request = options.pop("stop_request", None)
+        options = {"run_dir": str(tmp_path / folder), "progress": "never", "jit": "none", **options}
+        return trainer.Trainer(experiment, on_record=on_record, stop_request=stop_request, **options).run()
+
+    return run
 
 
 @pytest.fixture

@@ -20,15 +20,17 @@ MOST_LINES = 400
 
 GROUND = {"errors"}
 LEDGER = {*GROUND, "timeline", "storage"}
-TOOLS = {*LEDGER, "ledger"}
+TOOLS = {*LEDGER, "ledger", "decide"}
 RUN = {*TOOLS, "views", "checkpoint", "data", "optim", "process", "strategy"}
-PROOF = {*RUN, "run"}
+TRAINED = {*RUN, "run"}
+PROOF = {*TRAINED, "trained"}
 BELOW = {
     "errors": set(),
     "command": GROUND,
     "timeline": GROUND,
     "storage": GROUND,
     "ledger": LEDGER,
+    "decide": {*LEDGER, "ledger"},
     "views": {*TOOLS, "checkpoint"},  # the pure retention says why a checkpoint is kept
     "checkpoint": TOOLS,
     "data": TOOLS,
@@ -36,12 +38,13 @@ BELOW = {
     "process": TOOLS,
     "strategy": TOOLS,
     "run": RUN,
+    "trained": TRAINED,
     "proof": PROOF,
 }
 """What each room, and what the commands share, may know, itself aside."""
 STREET = {*PROOF, "proof", "command"}
 """What the commands, the modules beside the rooms, may know: every room, and what they share. Not one another."""
-WITHOUT_TENSORFLOW = ("timeline", "ledger", "views", "storage")
+WITHOUT_TENSORFLOW = ("timeline", "ledger", "decide", "views", "storage")
 
 
 def tree_of(path: pathlib.Path) -> ast.Module:

@@ -26,11 +26,12 @@ def test_digits_by_default_reach_their_accuracy_and_the_last_lines_say_where(
     assert ended.stderr == ""
     reached, best, last, show = ended.stdout.splitlines()[-4:]
     assert re.fullmatch(r"target reached at step \d+, epoch [\d.]+ in runs/digits", reached)
-    found = re.fullmatch(r"best   step (\d+)  validation/accuracy (\S+)  (runs/digits/checkpoints/step-\d{10})", best)
+    measured = r"validation/accuracy (\S+) \(exact\)"
+    found = re.fullmatch(rf"best   step (\d+)  {measured}  (runs/digits/checkpoints/step-\d{{10}})", best)
     assert found, best
     assert float(found[2]) >= 0.97
     assert (tmp_path / found[3] / "manifest.json").exists()
-    assert re.fullmatch(r"last   step \d+  runs/digits/checkpoints/step-\d{10}", last)
+    assert re.fullmatch(rf"last   step \d+  {measured}  runs/digits/checkpoints/step-\d{{10}}", last)
     assert re.fullmatch(r"show   \S*python\S* -m trainer\.status runs/digits", show)
     shown = subprocess.run(show.split()[1:], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert "validation/accuracy" in shown.stdout

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from trainer.ledger.log import MetricLog
     from trainer.ledger.record import Record
     from trainer.run.experiment import Experiment, Loss, field
-    from trainer.run.trainer import Result, Trainer
+    from trainer.run.result import Result
+    from trainer.run.trainer import Trainer
     from trainer.timeline.cadence import Progress
     from trainer.timeline.schedule import Schedule
 
@@ -26,7 +27,7 @@ _HOMES = {
     "MetricLog": "trainer.ledger.log",
     "Progress": "trainer.timeline.cadence",
     "Record": "trainer.ledger.record",
-    "Result": "trainer.run.trainer",
+    "Result": "trainer.run.result",
     "Schedule": "trainer.timeline.schedule",
     "Trainer": "trainer.run.trainer",
     "field": "trainer.run.experiment",

@@ -21,7 +21,7 @@ from trainer.run.experiment import make_experiment
 from trainer.run.flags import define_flags, given_options, given_settings
 
 if TYPE_CHECKING:
-    from trainer.run.trainer import Result
+    from trainer.run.result import Result, SavedStep
 
 USAGE = "python -m trainer.main [--flags]"
 ABOUT = """Trains an experiment in a run directory; the same command resumes it. Durations are written as 1000steps,
@@ -76,17 +76,23 @@ def _closing_lines(result: Result) -> list[str]:
     """Where the run is, its best and its last checkpoint, and what shows them."""
     epoch = "" if result.epoch is None else f", epoch {result.epoch:.4g}"
     lines = [f"{result.reason} at step {result.step}{epoch} in {result.run_dir}"]
-    if result.best:
-        there = f"  {result.best.path}" if os.path.isdir(result.best.path) else "  (not kept)"
-        lines.append(f"best   step {result.best.step}  {result.monitor} {result.best.value:.4g}{there}")
+    for position, (metric, best) in enumerate(result.best_by.items()):
+        lines.append(f"{'' if position else 'best':<6} {_checkpoint_line(best, metric)}")
     if result.last:
-        lines.append(f"last   step {result.last.step}  {result.last.path}")
+        lines.append(f"last   {_checkpoint_line(result.last, result.monitor)}")
     # The Python that has the package, which in a virtual environment is seldom the one on the path.
     near = os.path.relpath(sys.executable)
     python = sys.executable if near.startswith(os.pardir) else near
     python = "python" if shutil.which("python") == sys.executable else python
     lines.append(f"show   {shlex.quote(python)} -m trainer.status {shlex.quote(result.run_dir)}")
     return lines
+
+
+def _checkpoint_line(saved: SavedStep, metric: str) -> str:
+    """A checkpoint: its step, what was measured of it and how that relates to its weights, and where it is."""
+    measured = "" if saved.value is None else f"  {metric} {saved.value:.4g} ({saved.relation})"
+    there = saved.path if os.path.isdir(saved.path) else "(not kept)"
+    return f"step {saved.step}{measured}  {there}"
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import pytest
 from trainer.checkpoint.selection import choose, fingerprint, select
 from trainer.errors import ConfigError, Unusable
 from trainer.ledger.manifest import Manifest
+from trainer.ledger.record import Record
 from trainer.ledger.run_info import RunInfo
 
 
@@ -125,6 +126,15 @@ def test_best_is_the_first_of_the_newest_ranking(saved):
     assert choose(saved.directory, "best").step == 100
 
 
+def test_best_is_that_of_the_first_monitored_metric(saved):
+    ranked = {name: [{"value": 0.5, "step": step}] for name, step in (("validation/loss", 200), ("train/loss", 100))}
+    write_best(saved.directory, 300, ranked)
+    assert choose(saved.directory, "best").step == 200
+    write_best(saved.directory, 300, {**ranked, "validation/loss": []})
+    with pytest.raises(Unusable, match="no best step yet"):
+        choose(saved.directory, "best")
+
+
 def test_best_comes_from_the_newest_manifest_that_can_be_used(saved):
     rank(saved.directory, 200, 200)
     rank(saved.directory, 300, 100)
@@ -163,9 +173,75 @@ def test_garbled_ranking_is_refused_in_one_line(saved, best):
     one_line(error)
 
 
+def log_losses(past, losses):
+    """Logs a window of 100 steps for each loss."""
+    records = [
+        Record("train", 100 * end, 0, None, {"loss": loss}, window=(100 * end - 100, 100 * end))
+        for end, loss in enumerate(losses, start=1)
+    ]
+    past.log.append(records)
+    return past
+
+
+STOPPED_AT_800 = [9.0, 8, 7, *[1.0] * 9]
+"""Smoothed it is 5.2, 3.6, 2.2 and 1 from step 800 on."""
+
+
+def test_before_plateau_is_the_newest_before_the_train_loss_stopped_improving(past):
+    log_losses(past, STOPPED_AT_800)
+    for step in (300, 700, 800, 1200):
+        past.save(step)
+    selected = choose(past.directory, "before-plateau")
+    assert selected.step == 700
+    assert selected.explanation == (
+        "the smoothed train loss fell from 5.2 at step 500 to 1 at step 800; 98% of that was reached at step 800; "
+        "step 700 is the newest checkpoint before that"
+    )
+    assert select(f"{past.directory.path}@before-plateau") == selected
+    assert choose(past.directory, "latest").explanation is None
+
+
+def test_before_plateau_passes_over_what_cannot_be_used(past):
+    log_losses(past, STOPPED_AT_800).save(300).save(700)
+    damage(past.directory, 700)
+    selected = choose(past.directory, "before-plateau")
+    assert (selected.step, [step for step, _ in selected.skipped]) == (300, [700])
+
+
+def test_before_plateau_of_a_loss_that_still_improves_is_the_newest_and_says_so(past):
+    log_losses(past, [float(20 - index) for index in range(20)]).save(300).save(2000)
+    selected = choose(past.directory, "before-plateau")
+    assert selected.step == 2000
+    assert "was still improving at the end of the log; step 2000 is the newest checkpoint" in selected.explanation
+
+
+@pytest.mark.parametrize(
+    ("losses", "message"),
+    [
+        (STOPPED_AT_800, r"keeps no checkpoint from before the plateau, its oldest is of step 800: .*--keep_every"),
+        (STOPPED_AT_800[:9], r"9 train records with a loss are too few.*there are the steps 800, 1200"),
+        ([1.0] * 12, r"the train loss never improved.*there are the steps 800, 1200"),
+        ([], r"0 train records"),
+    ],
+)
+def test_before_plateau_that_is_not_there_is_refused(past, losses, message):
+    log_losses(past, losses).save(800).save(1200)
+    with pytest.raises(Unusable, match=message) as error:
+        choose(past.directory, "before-plateau")
+    one_line(error)
+
+
+def test_before_plateau_needs_a_log_that_can_be_read(past):
+    log_losses(past, STOPPED_AT_800).save(300)
+    pathlib.Path(past.directory.metrics).write_text('{"kind":"train"}\n')
+    with pytest.raises(Unusable, match=r"metrics\.jsonl is no metric log .*there is step 300") as error:
+        choose(past.directory, "before-plateau")
+    one_line(error)
+
+
 @pytest.mark.parametrize("which", ["", "newest", "-1", "1.5", "1e3", "step 100", "१००", "100_", "Best"])
 def test_what_names_no_checkpoint_is_refused(saved, which):
-    with pytest.raises(ConfigError, match="expected best, latest or a step such as 500") as error:
+    with pytest.raises(ConfigError, match="expected best, latest, before-plateau or a step such as 500") as error:
         choose(saved.directory, which)
     one_line(error)
 
@@ -255,7 +331,7 @@ def test_nothing_is_refused(tmp_path):
 
 @pytest.mark.parametrize("which", ["", "newest", "best,latest"])
 def test_text_that_means_nothing_in_a_run_is_a_mistake_of_the_command_line(saved, which):
-    with pytest.raises(ConfigError, match="expected best, latest or a step"):
+    with pytest.raises(ConfigError, match="expected best, latest, before-plateau or a step"):
         select(f"{saved.directory.path}@{which}")
     with pytest.raises(ConfigError, match="expected RUN_DIR"):
         select("")

@@ -168,3 +168,30 @@ def test_folder_that_is_moved_away_and_back_is_the_same(folder):
             lock.check()
         folder.with_name("moved").rename(folder)
         lock.check()
+
+
+def test_lock_of_the_file_alone_is_held_beside_that_of_the_folder(folder):
+    with locked(str(folder / "lock")) as whole, locked(str(folder / "other.lock"), folder=False) as file:
+        whole.check()
+        file.check()
+        with pytest.raises(InUse), locked(str(folder / "lock")):
+            pytest.fail("two hold the folder")
+
+
+def test_lock_of_the_file_alone_keeps_out_who_wants_the_same(path):
+    with locked(path, folder=False):
+        with pytest.raises(InUse, match=f"process {os.getpid()} ") as refused, locked(path, folder=False):
+            pytest.fail("two processes hold the lock")
+        assert path in str(refused.value)
+        assert "\n" not in str(refused.value)
+    with locked(path, folder=False):
+        pass
+
+
+@pytest.mark.parametrize("change", [remove, replace, replace_with_its_copy, lambda folder: os.remove(folder / "lock")])
+def test_whose_file_was_removed_or_replaced_does_not_write_any_more(folder, change):
+    with locked(str(folder / "lock"), folder=False) as lock:
+        lock.check()
+        change(folder)
+        with pytest.raises(Unwritable, match="was removed or replaced"):
+            lock.check()

@@ -45,7 +45,10 @@ FLAGS = (f"--train_for={STEPS}steps", *CADENCES, "--tick=0.05s", "--progress=nev
 ALL = "--keep_last=1000000"
 EXPERIMENTS = {
     # As they come by default, few checkpoints stay: those, and what is pruned, are the same too.
-    "digits": ("--experiment=digits", "--keep_every=20steps"),
+    "digits": (
+        *("--experiment=digits", "--keep_every=20steps", "--keep_best=2", "--monitor=validation/accuracy,train/loss"),
+        "--save_if=mean3(train/loss)<best(mean3(train/loss)),train/accuracy>=ema0.5(train/accuracy)",
+    ),
     "guest": ("--experiment=storm_experiments:Guest", ALL),
     "gan": ("--experiment=storm_experiments:Gan", ALL),
     "stream": ("--experiment=storm_experiments:Stream", ALL),

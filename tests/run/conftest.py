@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import pathlib
+import signal
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,10 +17,12 @@ import trainer
 from trainer.checkpoint.saver import Save, Saved, Saver
 from trainer.ledger.directory import RunDirectory
 from trainer.ledger.manifest import Manifest
-from trainer.run.program import Program, Row
+from trainer.process.signals import StopRequest
+from trainer.run.program import Advance, Program, Row
 from trainer.run.state import TrainState
 
 FEATURES = 3
+ONE_STEP_A_CHUNK = "0.000001s"
 
 
 class Plane(tf.Module):
@@ -149,19 +152,6 @@ def rewound(machinery: Callable[..., Machinery]) -> Callable[..., Machinery]:
 
 
 @pytest.fixture
-def train(tmp_path: pathlib.Path) -> Callable[..., trainer.Result]:
-    """Trains in the test's own folder, silently and without waiting for XLA."""
-
-    def run(experiment: trainer.Experiment, *, folder: str = "run", **options: Any) -> trainer.Result:
-        on_record = options.pop("on_record", None)
-        stop_request = options.pop("stop_request", None)
-        options = {"run_dir": str(tmp_path / folder), "progress": "never", "jit": "none", **options}
-        return trainer.Trainer(experiment, on_record=on_record, stop_request=stop_request, **options).run()
-
-    return run
-
-
-@pytest.fixture
 def manifests(tmp_path: pathlib.Path) -> Callable[..., dict[int, Manifest]]:
     """Reads the manifests of the committed checkpoints, by step."""
 
@@ -186,3 +176,42 @@ def commits(monkeypatch: pytest.MonkeyPatch) -> list[Manifest]:
 
     monkeypatch.setattr(Saver, "write", noted)
     return seen
+
+
+@pytest.fixture
+def course(manifests: Callable[..., dict[int, Manifest]]) -> Callable[[str], dict[int, Any]]:
+    """Reads what of the manifests follows from the run alone: nothing of attempts, clocks and signals."""
+
+    def read(folder: str) -> dict[int, Any]:
+        found = {}
+        for step, manifest in manifests(folder).items():
+            if not manifest.transient:
+                value = manifest.to_json()
+                value["reasons"] = [reason for reason in value["reasons"] if reason != "signal"]
+                value["control"] = {
+                    name: part for name, part in value["control"].items() if name not in ("cadence", "events")
+                }
+                found[step] = {name: part for name, part in value.items() if name not in ("attempt", "run", "parent")}
+        return found
+
+    return read
+
+
+@pytest.fixture
+def stop_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], dict[str, Any]]:
+    """Has a signal arrive while the step runs that is named; gives the options of the run."""
+    train = Program.run
+
+    def options(step: int) -> dict[str, Any]:
+        request = StopRequest()
+
+        def run(program: Program, until: int, closes: list[int]) -> Advance:
+            advance = train(program, until, closes)
+            if until >= step and not request:
+                request.note(signal.SIGTERM, None)
+            return advance
+
+        monkeypatch.setattr(Program, "run", run)
+        return {"stop_request": request, "tick": ONE_STEP_A_CHUNK}
+
+    return options

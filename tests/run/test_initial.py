@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import re
 import shutil
 import signal
 from collections.abc import Callable
@@ -67,6 +68,30 @@ def test_a_new_run_begins_with_the_weights_of_the_checkpoint_that_is_named(
     assert info is not None
     assert info.init_from is not None
     assert (info.init_from["step"], info.init_from["prefix"]) == (step, saved(source, step))
+
+
+def test_the_weights_before_a_plateau_are_taken_and_the_choice_is_explained(
+    linear: Any, train: Train, tmp_path: pathlib.Path
+) -> None:
+    options = {"log_every": "2steps", "save_every": "2steps", "keep_last": 99, "keep_best": 0}
+    source = tmp_path / "source"
+    train(linear(), folder="source", train_for="60steps", **options)
+    named = f"{source}@before-plateau"
+    train(linear(), train_for="20steps", init_from=named, **stopped_at_once())
+    info = RunInfo.load(RunDirectory(tmp_path / "run"))
+    assert info is not None
+    assert info.init_from is not None
+    step, why = info.init_from["step"], info.init_from["why"]
+    assert 10 <= step < 60
+    assert re.fullmatch(
+        rf"the smoothed train loss fell from \S+ at step 10 to \S+ at step \d+; .* was reached at step (\d+); "
+        rf"step {step} is the newest checkpoint before that",
+        why,
+    )
+    assert np.array_equal(kernel(saved(tmp_path / "run", 0)), kernel(saved(source, step)))
+    told = plan_of(tmp_path / "run")
+    first = told.index(f"init   {source} step {step}: 2 variables loaded")
+    assert told[first + 1] == f"       {why}"
 
 
 def test_a_run_with_a_checkpoint_of_its_own_resumes_with_the_same_command(

@@ -15,6 +15,7 @@ import pytest
 import tensorflow as tf
 
 import trainer
+from trainer.checkpoint.store import CheckpointStore
 from trainer.errors import ConfigError, Diverged, InUse, Unusable
 from trainer.ledger.directory import RunDirectory
 from trainer.ledger.journal import read_journal
@@ -22,16 +23,14 @@ from trainer.ledger.manifest import Manifest
 from trainer.ledger.record import Record
 from trainer.process.lock import locked
 from trainer.process.signals import StopRequest
-from trainer.run.loop import Loop
 from trainer.run.program import Advance, Program
 from trainer.storage.files import Files
 
 pytestmark = pytest.mark.slow
 
-ONE_STEP_A_CHUNK = "0.000001s"
-
 Train = Callable[..., trainer.Result]
 Manifests = Callable[..., dict[int, Manifest]]
+Course = Callable[[str], dict[int, Any]]
 
 
 @pytest.fixture(scope="module")
@@ -46,26 +45,6 @@ def descending(linear: Any) -> Any:
             return {"validation": self.source()}
 
     return Descending
-
-
-@pytest.fixture
-def stop_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], dict[str, Any]]:
-    """Has a signal arrive while the step runs that is named; gives the options of the run."""
-    train = Program.run
-
-    def options(step: int) -> dict[str, Any]:
-        request = StopRequest()
-
-        def run(program: Program, until: int, closes: list[int]) -> Advance:
-            advance = train(program, until, closes)
-            if until >= step and not request:
-                request.note(signal.SIGTERM, None)
-            return advance
-
-        monkeypatch.setattr(Program, "run", run)
-        return {"stop_request": request, "tick": ONE_STEP_A_CHUNK}
-
-    return options
 
 
 def sequence(records: list[Record]) -> list[tuple[Any, ...]]:
@@ -176,27 +155,13 @@ def test_a_best_save_stays_where_it_is_under_align(descending: Any, train: Train
     assert [manifest.step for manifest in commits] == [3, 6, 9, 10]
 
 
-def course(manifests: dict[int, Manifest]) -> dict[int, Any]:
-    """What of the manifests follows from the run alone: nothing of attempts, clocks and signals."""
-    found = {}
-    for step, manifest in manifests.items():
-        if not manifest.transient:
-            value = manifest.to_json()
-            value["reasons"] = [reason for reason in value["reasons"] if reason != "signal"]
-            value["control"] = {
-                name: part for name, part in value["control"].items() if name not in ("cadence", "events")
-            }
-            found[step] = {name: part for name, part in value.items() if name not in ("attempt", "run", "parent")}
-    return found
-
-
 @RECONCILE
 def test_a_run_that_is_preempted_again_and_again_leaves_the_log_and_the_weights_of_one_that_never_was(
     reconcile: str,
     descending: Any,
     train: Train,
     commits: list[Manifest],
-    manifests: Manifests,
+    course: Course,
     stop_at: Callable[[int], dict[str, Any]],
     tmp_path: pathlib.Path,
 ) -> None:
@@ -214,7 +179,7 @@ def test_a_run_that_is_preempted_again_and_again_leaves_the_log_and_the_weights_
     result = train(descending(), folder="killed", **options)
     assert (result.reason, result.exit_code) == ("target reached", 0)
     assert (tmp_path / "killed" / "metrics.jsonl").read_bytes() == log
-    assert course(manifests("killed")) == course(manifests("undisturbed"))
+    assert course("killed") == course("undisturbed")
 
 
 @pytest.mark.parametrize(("step", "reconcile"), [(5, "carry"), (5, "flush"), (5, "align"), (10, "carry")])
@@ -267,7 +232,7 @@ def test_a_kill_after_an_evaluation_was_made_up_for_changes_nothing_either(
 def test_an_evaluation_of_the_last_step_that_was_made_up_for_belongs_to_its_checkpoint(
     descending: Any,
     train: Train,
-    manifests: Manifests,
+    course: Course,
     stop_at: Callable[[int], dict[str, Any]],
     tmp_path: pathlib.Path,
 ) -> None:
@@ -277,7 +242,7 @@ def test_an_evaluation_of_the_last_step_that_was_made_up_for_belongs_to_its_chec
     before = content(tmp_path / "killed")
     again = train(descending(), folder="killed", **CADENCES)
     assert (again.reason, content(tmp_path / "killed")) == ("nothing to do", before)
-    assert course(manifests("killed"))[10] == course(manifests("undisturbed"))[10]
+    assert course("killed")[10] == course("undisturbed")[10]
 
 
 def test_which_checkpoints_stay_does_not_depend_on_a_signal_that_cut_an_evaluation_short(
@@ -678,7 +643,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_names_the_step_and_leaves_the_ne
             return dataclasses.replace(loss, per_example=loss.per_example / tf.where(batch["index"] == 15, 0.0, 1.0))
 
     options = {"train_for": 12, "save_every": 3, "log_every": 2, "keep_best": 0}
-    tick = {"many": "1s", "one": ONE_STEP_A_CHUNK}[batches_in_a_chunk]
+    tick = {"many": "1s", "one": "0.000001s"}[batches_in_a_chunk]
     experiment = Poisoned(examples=100, batch_size=3)
     for _ in range(2):  # The second attempt goes on from the checkpoint, and ends the same way.
         with pytest.raises(Diverged, match=r"step 6\b.*step 3 ") as caught:
@@ -1023,14 +988,14 @@ def test_a_signal_that_comes_while_a_checkpoint_is_saved_finds_a_save_of_its_own
     linear: Any, train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     request = StopRequest()
-    look = Loop._saved_already
+    look = CheckpointStore.has
 
-    def signalled(loop: Loop) -> bool:
-        if loop.progress.step == 6:
+    def signalled(store: CheckpointStore, step: int) -> bool:
+        if step == 6:
             request.signal = signal.SIGTERM
-        return look(loop)
+        return look(store, step)
 
-    monkeypatch.setattr(Loop, "_saved_already", signalled)
+    monkeypatch.setattr(CheckpointStore, "has", signalled)
     # Each log step is a boundary. The falling loss is largest, and so best, at step 3: step 6 has nothing to save.
     flags = {"log_every": 3, "save_every": "never", "monitor": "train/loss", "mode": "max"}
     result = train(linear(), train_for=9, stop_request=request, **flags)

@@ -460,7 +460,7 @@ def test_with_clock_in_log_the_clock_closes_windows_and_evaluates() -> None:
 
 
 def test_decisions_on_train_records_make_log_steps_boundaries() -> None:
-    schedule = Schedule(train_for=20, log_every=6, save_every="never", log_is_boundary=True)
+    schedule = Schedule(train_for=20, log_every=6, save_every="never").deciding_on_windows()
     assert walk_boundaries(schedule) == [6, 12, 18, 20]
 
 

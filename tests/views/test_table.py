@@ -13,7 +13,9 @@ import pytest
 
 from trainer.errors import Unusable
 from trainer.ledger.directory import RunDirectory
+from trainer.ledger.evaluations import Evaluation, append_evaluation
 from trainer.ledger.manifest import Manifest
+from trainer.ledger.record import Record
 from trainer.views.status import read_status
 from trainer.views.table import print_status, status_text
 
@@ -130,9 +132,10 @@ def row_of(lines: list[str], step: int) -> str:
 
 def test_the_object_has_the_keys_of_the_contract_in_their_order(run: Run) -> None:
     value = run.json()
-    assert list(value) == ["run", "latest", "best", "goodput", "attempts", "checkpoints"]
+    assert list(value) == ["run", "latest", "best", "goodput", "attempts", "checkpoints", "evaluations", "best_by"]
     assert list(value["checkpoints"][0]) == [
-        *("step", "examples", "epoch", "reasons", "transient", "kept_by", "train", "eval", "bytes", "path")
+        *("step", "examples", "epoch", "reasons", "transient", "kept_by", "train", "eval", "evaluations"),
+        *("bytes", "path"),
     ]
 
 
@@ -164,7 +167,27 @@ def test_best_is_what_the_newest_checkpoint_says(run: Run) -> None:
         "value": 0.36,
         "step": 300,
         "path": run.directory.checkpoint(300),
+        "relation": "exact",
     }
+    assert run.json()["best_by"] == [run.json()["best"]]
+
+
+def test_of_several_monitors_each_has_its_best_and_the_first_says_which_is_the_best(run: Run) -> None:
+    rankings = {"validation/loss": [], "train/loss": [{"value": 0.3, "step": 500}]}
+    run.save(600, control={"best": rankings})
+    assert run.json()["best"] is None
+    assert [(best["metric"], best["relation"]) for best in run.json()["best_by"]] == [("train/loss", "window")]
+    rankings["validation/loss"] = [{"value": 0.36, "step": 300}]
+    run.save(700, control={"best": rankings})
+    assert run.json()["best"]["step"] == 300
+    kept = {step: row["kept_by"] for step, row in run.rows().items()}
+    assert "best" in kept[300]
+    assert "best" in kept[500]
+    shown = [line.split() for line in run.lines() if "(exact)" in line or "(window)" in line]
+    assert [line[-4:-1] for line in shown] == [
+        ["validation/loss", "0.3600", "(exact)"],
+        ["train/loss", "0.3000", "(window)"],
+    ]
 
 
 def test_a_best_step_that_was_not_kept_is_still_told_without_a_path(run: Run) -> None:
@@ -188,6 +211,83 @@ def test_a_log_of_someone_elses_loop_needs_no_run_json(run: Run) -> None:
     assert list(run.rows()) == [300, 350, 500]
     assert run.json()["run"]["experiment"] is None
     assert run.lines()
+
+
+# What was evaluated later.
+
+
+def evaluated(run: Run, step: int, loss: float, *, split: str = "test", **changes: Any) -> None:
+    """Adds a line to what was evaluated later."""
+    record = Record("eval", step, step * 64, None, {"loss": loss, "accuracy": 0.5}, split=split, weights="raw")
+    made = Evaluation(record, changes.get("checkpoint", "00000000"), changes.get("fingerprint", "f"))
+    append_evaluation(run.directory, made)
+
+
+def test_what_was_evaluated_later_is_told_with_its_checkpoint_the_newest_line_of_each_split(run: Run) -> None:
+    evaluated(run, 350, 0.7)
+    evaluated(run, 350, 0.6, fingerprint="other data")
+    evaluated(run, 350, 0.9, split="validation")
+    evaluated(run, 500, 0.5, checkpoint="0badcafe")
+    evaluated(run, 400, 0.4)
+    with open(run.directory.evaluations, "a") as file:
+        file.write('{"kind":"eval","st')
+    assert run.rows()[350]["evaluations"] == {
+        "test": {
+            "relation": "exact",
+            "step": 350,
+            "age": 0,
+            "weights": "raw",
+            "metrics": {"loss": 0.6, "accuracy": 0.5},
+        },
+        "validation": {
+            "relation": "exact",
+            "step": 350,
+            "age": 0,
+            "weights": "raw",
+            "metrics": {"loss": 0.9, "accuracy": 0.5},
+        },
+    }
+    assert run.rows()[300]["evaluations"] == {}
+    # That of another checkpoint of the same step, and that of one that is gone.
+    assert run.rows()[500]["evaluations"] == {}
+    assert run.json()["evaluations"] == {"lines": 5, "gone": 2}
+    assert any("5 evaluations by trainer.evaluate, 2 of checkpoints that are gone" in line for line in run.lines())
+
+
+def test_a_run_that_was_never_evaluated_later_says_nothing_of_it(run: Run) -> None:
+    assert run.json()["evaluations"] == {"lines": 0, "gone": 0}
+    assert not any("later" in line for line in run.lines())
+
+
+def test_what_was_evaluated_later_stands_beside_what_the_run_evaluated_itself(run: Run) -> None:
+    evaluated(run, 350, 0.7654)
+    groups = run.lines()[0]
+    assert groups.index("validation") < groups.index("later test")
+    assert "0.7654" in row_of(run.lines(), 350)
+    assert row_of(run.lines(), 300).split()[-4:] == ["-", "-", "1.2", "kB"]
+    assert any("1 evaluation by trainer.evaluate" in line for line in run.lines())
+
+
+def test_what_the_run_evaluated_at_that_very_step_is_not_shown_again(run: Run) -> None:
+    evaluated(run, 300, 0.36, split="validation")
+    assert "later" not in run.lines()[0]
+    # At another one the run's own is older than the weights.
+    evaluated(run, 350, 0.3456, split="validation")
+    assert "later validation" in run.lines()[0]
+    assert "0.3456" in row_of(run.lines(), 350)
+    assert row_of(run.lines(), 300).split()[-4:] == ["-", "-", "1.2", "kB"]
+
+
+def test_a_metric_that_was_not_finite_later_is_nan(run: Run) -> None:
+    evaluated(run, 350, None)  # type: ignore[arg-type]
+    assert "nan" in row_of(run.lines(), 350).split()
+    assert run.rows()[350]["evaluations"]["test"]["metrics"]["loss"] is None
+
+
+def test_a_checkpoint_without_an_index_is_damaged(run: Run) -> None:
+    files = [{"name": "state.data-00000-of-00001", "bytes": 1200, "crc32": "00000000"}]
+    run.save(600, files=files)
+    assert "state.index" in run.rows()[600]["damaged"]
 
 
 # Why each is kept.

@@ -1,4 +1,4 @@
-"""Which checkpoint is meant: the newest, the best, that of a step, or one of another program."""
+"""Which checkpoint is meant: the newest, the best, that before a plateau or of a step, or one of another program."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ import dataclasses
 import os
 import re
 from collections.abc import Sequence
+from typing import Any
 
+from trainer.decide.plateau import find_plateau
 from trainer.errors import ConfigError, Unusable
 from trainer.ledger.directory import STATE, RunDirectory
+from trainer.ledger.log import read_records
 from trainer.ledger.manifest import Manifest
 from trainer.ledger.run_info import RunInfo
 from trainer.storage.files import Files
@@ -16,7 +19,12 @@ from trainer.storage.schemes import open_files
 
 _STEP = re.compile(r"[0-9]+(_[0-9]+)*")
 _SHOWN = 10
-_FORMS = "RUN_DIR, RUN_DIR@best, RUN_DIR@latest, RUN_DIR@STEP or the prefix of a TensorFlow checkpoint"
+_LATEST, _BEST, _BEFORE_PLATEAU = _NAMED = ("latest", "best", "before-plateau")
+_EXPECTED = "best, latest, before-plateau or a step such as 500"
+_FORMS = (
+    "RUN_DIR, RUN_DIR@best, RUN_DIR@latest, RUN_DIR@before-plateau, RUN_DIR@STEP or the prefix of a TensorFlow "
+    "checkpoint"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +38,8 @@ class Selected:
     run_dir: str | None = None
     skipped: tuple[tuple[int, str], ...] = ()
     """Newer checkpoints that were passed over because they cannot be used, each with the reason."""
+    explanation: str | None = None
+    """Why it was chosen, where its name does not say it."""
 
     @property
     def step(self) -> int | None:
@@ -41,24 +51,27 @@ class Selected:
 
 
 def choose(directory: RunDirectory, which: str) -> Selected:
-    """The checkpoint of a run directory that `which` names: `latest`, `best` or a step.
+    """The checkpoint of a run directory that `which` names: `latest`, `best`, `before-plateau` or a step.
 
     A checkpoint is judged by its manifest, as a resume does it, and by no byte of its tensors. The best one is the
-    first of the ranking in the newest usable manifest.
+    first of the ranking by the first monitored metric in the newest usable manifest. `before-plateau` is the newest one
+    before the step at which, by the log, the smoothed train loss stopped improving; see `find_plateau`.
 
     Raises:
-      ConfigError: `which` is none of the three.
+      ConfigError: `which` is none of the four.
       Unusable: there is no such checkpoint, or it cannot be used.
     """
-    if which not in ("latest", "best") and not _STEP.fullmatch(which):
-        raise ConfigError(f"{which!r} names no checkpoint; expected best, latest or a step such as 500")
+    if which not in _NAMED and not _STEP.fullmatch(which):
+        raise ConfigError(f"{which!r} names no checkpoint; expected {_EXPECTED}")
     steps = directory.committed_steps()
     if not steps:
         raise Unusable(f"{directory.path} has no checkpoint; train first, or name another directory")
-    if which not in ("latest", "best"):
+    if which == _BEFORE_PLATEAU:
+        return _before_plateau(directory, steps)
+    if which not in _NAMED:
         return _of_step(directory, int(which), steps)
     latest = _latest(directory, steps)
-    return latest if which == "latest" else _best(directory, latest, steps)
+    return latest if which == _LATEST else _best(directory, latest, steps)
 
 
 def select(text: str, files: Files | None = None) -> Selected:
@@ -66,7 +79,8 @@ def select(text: str, files: Files | None = None) -> Selected:
 
     What is there under the whole text comes first, so that paths may contain `@`: a TensorFlow checkpoint's prefix, the
     folder of one checkpoint, a run directory, or a directory with TensorFlow's state file, such as a
-    `tf.train.CheckpointManager`'s, whose newest is meant. Else what follows the last `@` is `best`, `latest` or a step.
+    `tf.train.CheckpointManager`'s, whose newest is meant. Else what follows the last `@` is `best`, `latest`,
+    `before-plateau` or a step.
 
     Raises:
       ConfigError: the text is of none of these forms.
@@ -89,7 +103,7 @@ def select(text: str, files: Files | None = None) -> Selected:
         if not _is_run(directory):
             raise Unusable(f"{path} is no run directory, so {which!r} says nothing there; expected {_FORMS}")
         if not which:
-            raise ConfigError(f"{text} names no checkpoint behind the @; expected best, latest or a step such as 500")
+            raise ConfigError(f"{text} names no checkpoint behind the @; expected {_EXPECTED}")
         return choose(directory, which)
     raise Unusable(f"there is nothing at {text}; expected {_FORMS}, which is its path without .index")
 
@@ -134,11 +148,11 @@ def _latest(directory: RunDirectory, steps: Sequence[int]) -> Selected:
 
 
 def _best(directory: RunDirectory, latest: Selected, steps: Sequence[int]) -> Selected:
-    """The first of the ranking that the newest manifest has."""
+    """The first of the ranking by the first metric that the newest manifest has."""
     assert latest.manifest is not None
     try:
-        rankings = [ranking for ranking in latest.manifest.control.get("best", {}).values() if ranking]
-        best = int(rankings[0][0]["step"]) if rankings else None
+        ranking: Any = next(iter(latest.manifest.control.get("best", {}).values()), ())
+        best = int(ranking[0]["step"]) if ranking else None
     except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
         raise Unusable(
             f"the manifest of step {latest.step} of {directory.path} lacks or garbles control.best ({error!r}); "
@@ -149,6 +163,28 @@ def _best(directory: RunDirectory, latest: Selected, steps: Sequence[int]) -> Se
     if best not in steps:
         raise Unusable(f"the best step {best} of {directory.path} is not kept; {_there_are(steps)}, name one")
     return dataclasses.replace(_of_step(directory, best, steps), skipped=latest.skipped)
+
+
+def _before_plateau(directory: RunDirectory, steps: Sequence[int]) -> Selected:
+    """The newest one before the smoothed train loss stopped improving; where it did not stop, the newest of all."""
+    try:
+        plateau = find_plateau(read_records(directory))
+    except ValueError as error:
+        raise Unusable(
+            f"{directory.metrics} is no metric log ({error}), so before-plateau says nothing; {_there_are(steps)}, "
+            "name one"
+        ) from error
+    except Unusable as error:
+        raise Unusable(f"before-plateau says nothing in {directory.path}: {error}; {_there_are(steps)}") from error
+    before = [step for step in steps if plateau.stopped is None or step < plateau.stopped]
+    if not before:
+        raise Unusable(
+            f"{directory.path} keeps no checkpoint from before the plateau, its oldest is of step {steps[-1]}: "
+            f"{plateau}; name a step, or train again with a --keep_every that keeps earlier ones"
+        )
+    chosen = _latest(directory, before)
+    which = "newest checkpoint" if plateau.stopped is None else "newest checkpoint before that"
+    return dataclasses.replace(chosen, explanation=f"{plateau}; step {chosen.step} is the {which}")
 
 
 def _load(directory: RunDirectory, step: int, run: str | None) -> Manifest:

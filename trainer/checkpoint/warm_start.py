@@ -100,11 +100,18 @@ def warm_start(model: tf.Module, prefix: str, *, strict: bool) -> WarmStart:
     return report
 
 
-def lines(report: WarmStart, source: object) -> list[str]:
-    """What the user is told: what was loaded from `source`, and below it what was not, where there is anything."""
+def lines(report: WarmStart, source: object, why: str | None = None) -> list[str]:
+    """What the user is told.
+
+    Args:
+      report: what was loaded, and what was not: the latter where there is anything.
+      source: from what.
+      why: why just this checkpoint was chosen, where that needs words.
+    """
     count = len(report.loaded)
     first = f"init   {source}: {count} variable{'' if count == 1 else 's'} loaded"
-    return [first, *(f"       {kind} {_cut(names)}" for kind, names in report.differences() if names)]
+    differences = [f"{kind} {_cut(names)}" for kind, names in report.differences() if names]
+    return [first, *(f"       {line}" for line in ([why] if why else []) + differences)]
 
 
 class _SavedObjects:

@@ -30,6 +30,7 @@ class RunDirectory:
         self.flags = self._join("flags.txt")
         self.metrics = self._join("metrics.jsonl")
         self.journal = self._join("journal.jsonl")
+        self.evaluations = self._join("evaluations.jsonl")
         self.checkpoints = self._join("checkpoints")
         self.state_file = self._join("checkpoints", "checkpoint")
         self.events = self._join("events")

@@ -9,8 +9,8 @@ from trainer.ledger.directory import RunDirectory
 
 def write_flags(directory: RunDirectory, flags: Mapping[str, object], settings: Mapping[str, object]) -> None:
     """Writes `--name=value` lines; a flag that is None is left out, as it has no text."""
-    lines = [f"--{name}={_text(value)}" for name, value in flags.items() if value is not None]
-    lines += [f"--set={name}={_text(value)}" for name, value in settings.items()]
+    lines = [f"--{name}={as_text(value)}" for name, value in flags.items() if value is not None]
+    lines += [f"--set={name}={as_text(value)}" for name, value in settings.items()]
     directory.files.commit(directory.flags, "".join(f"{line}\n" for line in lines).encode())
 
 
@@ -28,7 +28,8 @@ def _pairs(lines: Iterable[str]) -> Iterable[tuple[str, str]]:
             yield name, value
 
 
-def _text(value: object) -> str:
+def as_text(value: object) -> str:
+    """A flag's or a parameter's value as it is written on the command line."""
     if isinstance(value, bool):
         return str(value).lower()
     return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

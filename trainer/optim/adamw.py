@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
 
-from trainer.errors import ConfigError
 from trainer.optim.adam import Adam
+from trainer.optim.decay import Decay, Exclude
 from trainer.optim.schedules import Schedule
 
 
@@ -21,7 +20,8 @@ class AdamW(Adam):
         θ ← θ − η·λ·θ
 
     λ is multiplied by the whole learning rate, schedule included. In the paper's Algorithm 2 the decay follows the
-    schedule's multiplier only: its λ is η's peak times this one.
+    schedule's multiplier only: its λ is η's peak times this one. An L2 penalty in the loss (`l2`) is something else
+    under Adam: its gradient is divided by √v as any other.
 
     The checkpoint is Adam's: there are no further slots.
     """
@@ -31,7 +31,7 @@ class AdamW(Adam):
         learning_rate: float | Schedule,
         *,
         weight_decay: float = 0.01,
-        exclude: Callable[[tf.Variable], bool] | None = None,
+        exclude: Exclude | None = None,
         beta1: float = 0.9,
         beta2: float = 0.999,
         epsilon: float = 1e-8,
@@ -53,15 +53,8 @@ class AdamW(Adam):
           ConfigError: an argument is out of its range.
         """
         super().__init__(learning_rate, beta1=beta1, beta2=beta2, epsilon=epsilon, name=name)
-        if not weight_decay >= 0.0:
-            raise ConfigError(f"AdamW: weight_decay is {weight_decay!r}; give a number, 0 or larger")
-        self._weight_decay = float(weight_decay)
-        self._exclude = exclude
+        self._decay = Decay(weight_decay, exclude, optimizer="AdamW")
 
     def _update(self, position: int, variable: tf.Variable, gradient: tf.Tensor, scalars: dict[str, Any]) -> None:
-        if self._exclude is None or not self._exclude(variable):
-            weights = tf.raw_ops.ReadVariableOp(resource=variable.handle, dtype=gradient.dtype)
-            tf.raw_ops.ResourceApplyGradientDescent(
-                var=variable.handle, alpha=scalars["lr"] * self._weight_decay, delta=weights
-            )
+        self._decay.apply(variable, scalars["lr"])
         super()._update(position, variable, gradient, scalars)

@@ -1,4 +1,4 @@
-"""SGD: stochastic gradient descent, with momentum if asked."""
+"""SGD: stochastic gradient descent, with momentum and with decoupled weight decay if asked."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from trainer.errors import ConfigError
+from trainer.optim.decay import Decay, Exclude
 from trainer.optim.optimizer import Optimizer, zeros_like
 from trainer.optim.schedules import Schedule
 
@@ -28,6 +29,10 @@ class SGD(Optimizer):
     form is that of I. Sutskever, J. Martens, G. Dahl and G. Hinton, "On the importance of initialization and momentum
     in deep learning", ICML 2013, written for the weights at the point where the gradient is taken.
 
+    With a decay λ each update first shrinks the weights, which the slots do not see: θ ← θ − η·λ·θ, the SGDW of
+    I. Loshchilov and F. Hutter, "Decoupled Weight Decay Regularization", ICLR 2019, with λ times the whole η. Without
+    momentum it is what an L2 penalty of that scale does.
+
     Attributes:
       momentum: With momentum only: the slots a, one for each variable.
     """
@@ -40,6 +45,8 @@ class SGD(Optimizer):
         *,
         momentum: float = 0.0,
         nesterov: bool = False,
+        weight_decay: float = 0.0,
+        exclude: Exclude | None = None,
         name: str | None = None,
     ):
         """Constructs the optimizer.
@@ -48,6 +55,8 @@ class SGD(Optimizer):
           learning_rate: η, a number or a schedule.
           momentum: μ, in [0, 1). With 0 there are no slots.
           nesterov: Whether to look ahead; needs momentum.
+          weight_decay: λ, 0 or larger.
+          exclude: Says of a variable that it does not decay, as in `AdamW`. Without it all decay.
           name: Name of the module.
 
         Raises:
@@ -60,6 +69,7 @@ class SGD(Optimizer):
             raise ConfigError("SGD: nesterov without momentum is plain SGD; give a momentum, such as 0.9")
         self._momentum = float(momentum)
         self._nesterov = nesterov
+        self._decay = Decay(weight_decay, exclude, optimizer="SGD")
 
     def _create_slots(self, variables: Sequence[tf.Variable]) -> None:
         if self._momentum:
@@ -71,6 +81,7 @@ class SGD(Optimizer):
         return {"lr": tf.cast(rate, dtype), "momentum": tf.constant(self._momentum, dtype)}
 
     def _update(self, position: int, variable: tf.Variable, gradient: tf.Tensor, scalars: dict[str, Any]) -> None:
+        self._decay.apply(variable, scalars["lr" if self._momentum else "alpha"])
         if not self._momentum:
             tf.raw_ops.ResourceApplyGradientDescent(var=variable.handle, delta=gradient, **scalars)
             return

@@ -18,40 +18,42 @@ class Lock:
     """A lock that is held.
 
     Args:
-      folder: the folder that is locked.
-      descriptor: that folder, open.
+      path: the folder or file that is locked.
+      descriptor: that folder or file, open.
     """
 
-    def __init__(self, folder: str, descriptor: int) -> None:
-        self._folder = folder
+    def __init__(self, path: str, descriptor: int) -> None:
+        self._path = path
         self._descriptor = descriptor
 
     def check(self) -> None:
-        """Makes sure that the folder at the path is still the one that is locked.
+        """Makes sure that what is at the path is still what is locked.
 
         Raises:
           Unwritable: it was removed or replaced. What is written there now may be another run's.
         """
         try:
-            same = os.path.samestat(os.stat(self._folder), os.fstat(self._descriptor))
+            same = os.path.samestat(os.stat(self._path), os.fstat(self._descriptor))
         except (FileNotFoundError, NotADirectoryError):
             same = False
         except OSError as error:
             raise Unwritable(
-                f"cannot reach {self._folder}: {error.strerror}; mend that, then run the same command again"
+                f"cannot reach {self._path}: {error.strerror}; mend that, then run the same command again"
             ) from error
         if not same:
-            raise Unwritable(
-                f"{self._folder} was removed or replaced while the run was writing to it; put it back, or start again"
-            )
+            raise Unwritable(f"{self._path} was removed or replaced while it was in use; put it back, or start again")
 
 
 @contextlib.contextmanager
-def locked(path: str) -> Iterator[Lock]:
+def locked(path: str, *, folder: bool = True) -> Iterator[Lock]:
     """Holds the lock file `path`; the operating system lets go of it when the process ends, however it ends.
 
+    Args:
+      path: the lock file.
+      folder: whether its folder is locked with it. Otherwise another process may hold that, with another lock file.
+
     Yields:
-      The lock, which can be asked whether the folder is still there.
+      The lock, which can be asked whether what is locked, the folder or the file alone, is still there.
 
     Raises:
       InUse: another process holds it; the message names the holder.
@@ -61,14 +63,14 @@ def locked(path: str) -> Iterator[Lock]:
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             stack.callback(os.close, descriptor)
-            # The folder too: a lock file that somebody deletes, taking it for a stale one, must not let two in.
-            folder = os.open(os.path.dirname(path), os.O_RDONLY | os.O_CLOEXEC)
-            stack.callback(os.close, folder)
-            if not (_taken(descriptor) and _taken(folder)):
-                raise InUse(
-                    f"{os.path.dirname(path)} is in use by {_holder(descriptor)}; "
-                    "wait for it, stop it, or choose another run_dir"
-                )
+            held, at = descriptor, path
+            if folder:
+                # A lock file that somebody deletes, taking it for a stale one, must not let two in.
+                at = os.path.dirname(path)
+                held = os.open(at, os.O_RDONLY | os.O_CLOEXEC)
+                stack.callback(os.close, held)
+            if not (_taken(descriptor) and (held == descriptor or _taken(held))):
+                raise InUse(f"{at} is in use by {_holder(descriptor)}; wait for it, stop it, or choose another run_dir")
             since = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
             holder = {"host": socket.gethostname(), "pid": os.getpid(), "since": since}
             os.ftruncate(descriptor, 0)
@@ -77,7 +79,7 @@ def locked(path: str) -> Iterator[Lock]:
             raise Unwritable(
                 f"cannot write {path}: {error.strerror}; free space, mend the permissions, or choose another run_dir"
             ) from error
-        yield Lock(os.path.dirname(path), folder)
+        yield Lock(at, held)
 
 
 def _taken(descriptor: int) -> bool:

@@ -23,7 +23,8 @@ from trainer.proof.compare import (
 from trainer.proof.fresh import MakeExperiment, maker
 from trainer.proof.options import DEFAULT_STEPS, SET_HERE, cadences
 from trainer.run.experiment import Experiment
-from trainer.run.trainer import Result, Trainer
+from trainer.run.result import Result
+from trainer.run.trainer import Trainer
 from trainer.timeline.schedule import ALIGN
 
 UNDISTURBED = "undisturbed"

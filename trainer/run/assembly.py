@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from trainer.data import Source
 from trainer.data.sources import REPEAT, GraphSource
 from trainer.data.streams import StreamSource
+from trainer.decide.decisions import Decisions
 from trainer.errors import ConfigError
 from trainer.ledger.run_info import RunInfo
 from trainer.run import guests, machine
 from trainer.run.config import Config
-from trainer.run.decide import Best, choose_monitor
+from trainer.run.decide import decisions_of
 from trainer.run.evaluate import Evaluator
 from trainer.run.experiment import Experiment, at_precision, parameters
 from trainer.run.program import Program
@@ -35,7 +36,7 @@ class Assembly:
     program: Program
     evaluators: Mapping[str, Evaluator]
     schedule: Schedule
-    best: Best
+    decisions: Decisions
     info: RunInfo
     """What identifies the run that is asked for."""
 
@@ -61,8 +62,11 @@ def assemble(
     deterministic = machine.configure(threads=config.threads, deterministic=config.deterministic)
     experiment = at_precision(experiment, config.precision)
     source, splits = _sources(experiment, config)
-    schedule, best = _schedule(config, source, splits)
-    state = TrainState(experiment, config.seed, ema=config.ema, precision=config.precision)
+    schedule = _schedule(config, source, splits)
+    decisions = decisions_of(config, schedule, splits)
+    if decisions.needs_train_records:
+        schedule = schedule.deciding_on_windows()
+    state = TrainState(experiment, config.seed, ema=config.ema, precision=config.precision, freeze=config.freeze)
     jit = _choose_jit(config, state, source, known)
     update = Update(accumulate=config.accumulate, clip_norm=config.clip_norm, on_nonfinite=config.on_nonfinite)
     program = Program(experiment, state, source, seed=config.seed, jit=jit == "chunk", update=update)
@@ -75,7 +79,7 @@ def assemble(
     layouts = {"train": program.layout, **{split: evaluator.build() for split, evaluator in evaluators.items()}}
     if type(experiment).summarize is Experiment.summarize:
         # Otherwise only the first record tells which metrics there are.
-        best.check({f"{group}/{name}" for group, layout in layouts.items() for name in layout.recorded()})
+        decisions.check({f"{group}/{name}" for group, layout in layouts.items() for name in layout.recorded()})
     info = RunInfo(
         experiment=name,
         parameters=parameters(experiment),
@@ -99,7 +103,7 @@ def assemble(
         epoch_examples=schedule.epoch_examples,
         clock_in_log=config.clock_in_log,
     )
-    return Assembly(experiment, config, source, state, program, evaluators, schedule, best, info)
+    return Assembly(experiment, config, source, state, program, evaluators, schedule, decisions, info)
 
 
 def _sources(experiment: Experiment, config: Config) -> tuple[Source, dict[str, Source]]:
@@ -125,12 +129,10 @@ def _sources(experiment: Experiment, config: Config) -> tuple[Source, dict[str, 
     return source, dict(splits)
 
 
-def _schedule(config: Config, source: Source, splits: Mapping[str, Source]) -> tuple[Schedule, Best]:
+def _schedule(config: Config, source: Source, splits: Mapping[str, Source]) -> Schedule:
     if config.train_for is None:
         raise ConfigError("train_for is not set; say how long to train, such as --train_for=10epochs")
-    evaluates = config.eval_every != "never" and bool(splits)
-    best = Best(choose_monitor(config.monitor, splits, evaluates=evaluates), mode=config.mode, keep=config.keep_best)
-    schedule = Schedule(
+    return Schedule(
         train_for=config.train_for,
         log_every=config.log_every,
         eval_every=config.eval_every if splits else "never",
@@ -142,10 +144,8 @@ def _schedule(config: Config, source: Source, splits: Mapping[str, Source]) -> t
         last=source.last,
         epoch_examples=config.epoch_examples,
         clock_in_log=config.clock_in_log,
-        log_is_boundary=best.monitor.startswith("train/") and config.keep_best > 0,
         marks=config.profile_steps() or (),
     )
-    return schedule, best
 
 
 def _choose_jit(config: Config, state: TrainState, source: Source, known: RunInfo | None) -> str:

@@ -10,6 +10,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from trainer.data.sources import END_MODES, ITERATOR, REPEAT, REPLAY, RESTART
+from trainer.decide.condition import Conditions
+from trainer.decide.early_stop import parse_patience
+from trainer.decide.monitor import parse_metrics, parse_modes
 from trainer.errors import ConfigError
 from trainer.run.experiment import FREE, REFUSE, WARN
 from trainer.storage.size import parse_size
@@ -26,6 +29,8 @@ FLOAT32, MIXED_FLOAT16, MIXED_BFLOAT16 = PRECISIONS = ("float32", "mixed_float16
 
 CHANGES = ("data", "parameters", "seed")
 """What `allow_change` can name."""
+
+_ON_METRICS = ("monitor", "mode", "save_if", "early_stop", "min_delta", "early_stop_baseline")
 
 CADENCES = ("train_for", "log_every", "eval_every", "save_every", "keep_every")
 
@@ -68,12 +73,37 @@ class Config:
     )
     monitor: str | None = _option(
         None,
-        "the metric that says which checkpoint is best; by default validation/loss, else the first split's loss, "
-        "else train/loss",
+        "the metric that says which checkpoint is best, such as validation/loss or train/loss; several by comma, of "
+        "which the first is the best; by default validation/loss, else the first split's loss, else train/loss",
         on_resume=WARN,
     )
     mode: str = _option(
-        "auto", "whether the monitored metric is to be small or large", on_resume=WARN, choices=("auto", "min", "max")
+        "auto",
+        "whether the monitored metric is to be small (min) or large (max), for several one each by comma; auto: "
+        "accuracy and its like large, everything else small",
+        on_resume=WARN,
+    )
+    save_if: str | None = _option(
+        None,
+        "save where conditions on the metrics hold, such as 'train/loss<0.1,validation/loss<0.15', "
+        "'mean5(train/loss)<0.1' or 'validation/loss<best(validation/loss)'",
+        on_resume=WARN,
+    )
+    early_stop: str = _option(
+        "never",
+        "stop when the monitored metric has not improved for so long: 5evals, 1000steps, 2epochs or 1e6examples",
+        on_resume=WARN,
+    )
+    min_delta: float = _option(
+        0.0, "by how much the monitored metric has to change to be an improvement for early_stop", on_resume=WARN
+    )
+    early_stop_baseline: float | None = _option(
+        None,
+        "the value that the monitored metric has to be better than before anything is an improvement",
+        on_resume=WARN,
+    )
+    early_stop_warmup: str | None = _option(
+        None, "how long early_stop looks at nothing at first, such as 10epochs", on_resume=WARN
     )
     keep_every: str = _option(
         "never",
@@ -99,8 +129,8 @@ class Config:
     init_from: str | None = _option(
         None,
         "begin a new run with the weights of a checkpoint that fit by name and shape: RUN_DIR, RUN_DIR@best, "
-        "RUN_DIR@latest, RUN_DIR@STEP or the prefix of a TensorFlow checkpoint; a run with a checkpoint of its own "
-        "resumes",
+        "RUN_DIR@latest, RUN_DIR@before-plateau, RUN_DIR@STEP or the prefix of a TensorFlow checkpoint; a run with a "
+        "checkpoint of its own resumes",
         on_resume=WARN,
     )
     init_from_strict: bool = _option(False, "refuse a checkpoint that does not fit the model in full")
@@ -128,6 +158,11 @@ class Config:
     )
     clip_norm: float = _option(
         0.0, "the largest global norm of the gradients, which are scaled down to it; 0: any", on_resume=WARN
+    )
+    freeze: str | None = _option(
+        None,
+        "the variables that training leaves as they are, by patterns of their names: 'encoder/*', several by comma",
+        on_resume=REFUSE,
     )
     ema: float = _option(
         0.0,
@@ -189,6 +224,7 @@ class Config:
             "orphans_keep": 0,
             "accumulate": 1,
             "clip_norm": 0,
+            "min_delta": 0,
         }
         for name, least in least_values.items():
             if getattr(self, name) < least:
@@ -196,12 +232,38 @@ class Config:
         for name in CADENCES:
             if getattr(self, name) is not None:
                 _named(name, Cadence.parse, getattr(self, name))
+        parse_modes(self.mode)
+        if self.monitor is not None:
+            parse_metrics(self.monitor)
+        if self.save_if is not None:
+            Conditions(self.save_if)
+        _named("early_stop", parse_patience, self.early_stop)
+        if self.early_stop_baseline is not None and not math.isfinite(self.early_stop_baseline):
+            raise ConfigError(
+                f"early_stop_baseline={self.early_stop_baseline} is no value to be better than; "
+                "expected a finite number"
+            )
+        if not math.isfinite(self.min_delta):
+            raise ConfigError(f"min_delta={self.min_delta} is no difference; expected a finite number, 0 or more")
+        self.warmup()
         self.tick_seconds()
         self.profile_steps()
         self.max_shard_bytes()
         self.allowed_changes()
         if self.init_from_strict and self.init_from is None:
             raise ConfigError("init_from_strict is set, but no init_from; name the checkpoint that has to fit")
+
+    def warmup(self) -> Duration | None:
+        """How long early stopping looks at nothing; None for no time."""
+        if self.early_stop_warmup is None:
+            return None
+        warmup = _named("early_stop_warmup", Duration.parse, self.early_stop_warmup)
+        if warmup.unit == SECOND:
+            raise ConfigError(
+                f"early_stop_warmup={self.early_stop_warmup} counts seconds, so when the run ends would depend on a "
+                "clock; use steps, examples or epochs"
+            )
+        return warmup
 
     def tick_seconds(self) -> float:
         """The tick in seconds."""
@@ -256,13 +318,14 @@ def make_config(options: Mapping[str, Any], suggested: Mapping[str, Any]) -> Con
                 raise ConfigError(f"{origin} no option {name!r}; expected one of {', '.join(sorted(known))}")
     # A library call may give a cadence as a bare number of steps.
     given: dict[str, Any] = {**suggested, **options}
-    if given.get("eval_every") == "never" and "monitor" not in options:
-        # What the experiment would monitor is of no use to a user who has evaluations off.
-        given.pop("monitor", None)
-    for name in {*CADENCES, "tick"} & given.keys():
+    if given.get("eval_every") == "never":
+        # What the experiment would look at is of no use to a user who has evaluations off.
+        given = {name: value for name, value in given.items() if name in options or name not in _ON_METRICS}
+    for name in {*CADENCES, "tick", "early_stop", "early_stop_warmup"} & given.keys():
         given[name] = None if given[name] is None else str(given[name])
-    for item in dataclasses.fields(Config):
+    hints = typing.get_type_hints(Config)
+    for name, value in given.items():
         # A library call may give a whole number where any number is welcome.
-        if type(item.default) is float and type(given.get(item.name)) is int:
-            given[item.name] = float(given[item.name])
+        if type(value) is int and float in (hints[name], *typing.get_args(hints[name])):
+            given[name] = float(value)
     return Config(**given)

@@ -1,113 +1,63 @@
-"""Which checkpoint is best: a pure fold over the records."""
+"""From the flags to what is decided by the records."""
 
 from __future__ import annotations
 
-import dataclasses
-import math
-import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Sequence
 from typing import Any
 
+from trainer.decide.condition import Conditions
+from trainer.decide.decisions import Decisions
+from trainer.decide.early_stop import EarlyStop, parse_patience
+from trainer.decide.monitor import TRAIN, Monitor, check_group, choose_monitors, direction, group_of
 from trainer.errors import ConfigError
-from trainer.ledger.record import Record
-
-_MAXIMIZED = re.compile(
-    r"acc(uracy)?|auc|precision|recall|f_?\d|f_?score|map|ndcg|iou|dice|bleu|rouge|psnr|r2|top_?\d+"
-)
+from trainer.run.config import Config
+from trainer.timeline.plan import windows_meet_evaluations
+from trainer.timeline.schedule import FLUSH, Schedule
 
 
-@dataclasses.dataclass(frozen=True)
-class Candidate:
-    """A step and the monitored value that was measured there."""
-
-    value: float
-    step: int
-
-
-class Best:
-    """The best steps by one monitored metric.
-
-    Improvement is strict: of two equal values the earlier step is the better. A value that is not finite is never best.
+def decisions_of(config: Config, schedule: Schedule, splits: Collection[str]) -> Decisions:
+    """What is decided by the records of a run.
 
     Args:
-      monitor: the metric, such as `validation/loss`.
-      mode: `min`, `max` or `auto`: accuracy and its like are maximized, everything else is minimized.
-      keep: how many of the best steps are known; at least one is.
-    """
-
-    def __init__(self, monitor: str, *, mode: str = "auto", keep: int = 1) -> None:
-        self.monitor = monitor
-        self.mode = direction(monitor) if mode == "auto" else mode
-        self._sign = -1 if self.mode == "max" else 1
-        self._keep = max(1, keep)
-        self.ranking: list[Candidate] = []
-
-    @property
-    def steps(self) -> list[int]:
-        """The best steps, best first."""
-        return [candidate.step for candidate in self.ranking]
-
-    def check(self, names: Collection[str]) -> None:
-        """Refuses a monitor that is not among the metrics that there are.
-
-        Raises:
-          ConfigError: it is not; the message lists them.
-        """
-        if self.monitor not in names:
-            raise ConfigError(f"monitor={self.monitor} is in no record; expected one of {', '.join(sorted(names))}")
-
-    def fold(self, record: Record) -> bool:
-        """Takes one more record into account; returns whether its step is now among the best.
-
-        Raises:
-          ConfigError: the record is of the monitored kind and split, and does not have the metric.
-        """
-        metrics = record.named_metrics()
-        if self.monitor.partition("/")[0] not in {name.partition("/")[0] for name in metrics}:
-            return False
-        self.check(metrics)
-        value = metrics[self.monitor]
-        if value is None or not math.isfinite(value):
-            return False
-        candidate = Candidate(value, record.step)
-        ranking = sorted([*self.ranking, candidate], key=lambda other: (self._sign * other.value, other.step))
-        self.ranking = ranking[: self._keep]
-        return candidate in self.ranking
-
-    def to_json(self) -> dict[str, Any]:
-        """What the manifest keeps under `control.best`."""
-        return {self.monitor: [dataclasses.asdict(candidate) for candidate in self.ranking]}
-
-    def restore(self, value: Mapping[str, Any]) -> None:
-        """Goes on from what `to_json` gave; a ranking by another metric says nothing about this one."""
-        ranking = [Candidate(known["value"], known["step"]) for known in value.get(self.monitor, [])]
-        self.ranking = ranking[: self._keep]
-
-
-def direction(monitor: str) -> str:
-    """Whether a metric of this name is better when it is larger (`max`) or smaller (`min`).
-
-    >>> direction("validation/accuracy"), direction("validation/loss")
-    ('max', 'min')
-    """
-    name = monitor.rpartition("/")[2].lower()
-    return "max" if any(_MAXIMIZED.fullmatch(word) for word in (name, *re.split(r"[_\W]+", name))) else "min"
-
-
-def choose_monitor(monitor: str | None, splits: Collection[str], *, evaluates: bool) -> str:
-    """The monitored metric: the one asked for, else the loss of the validation split, the first split, or the windows.
+      config: its configuration.
+      schedule: when it logs and evaluates.
+      splits: the names of its eval splits.
 
     Raises:
-      ConfigError: it names neither `train` nor a split, or one that is never evaluated.
+      ConfigError: it needs what is never measured, or never at the same step.
     """
-    if monitor is None:
-        if not evaluates or not splits:
-            return "train/loss"
-        return f"{'validation' if 'validation' in splits else next(iter(splits))}/loss"
-    group, slash, metric = monitor.partition("/")
-    known = ["train", *(splits if evaluates else ())]
-    if not slash or not metric or group not in known:
-        names = ", ".join(f"{name}/METRIC" for name in known)
-        hint = "" if evaluates or group not in splits else " (eval_every=never evaluates nothing)"
-        raise ConfigError(f"monitor={monitor} is no metric of this run; expected one of {names}{hint}")
-    return monitor
+    measured: dict[str, Any] = {
+        "splits": splits,
+        "evaluates": config.eval_every != "never",
+        "logs": config.log_every != "never" or config.reconcile == FLUSH,
+    }
+    monitors = choose_monitors(config.monitor, config.mode, **measured)
+    conditions = early_stop = None
+    if config.save_if is not None:
+        conditions = _conditions(config.save_if, monitors)
+        for metric in conditions.metrics:
+            check_group(metric, "save_if: ", **measured)
+        groups = set(map(group_of, conditions.metrics))
+        if TRAIN in groups and len(groups) > 1 and not windows_meet_evaluations(schedule):
+            raise ConfigError(
+                f"save_if={config.save_if} needs a train window that ends where an evaluation is due, and with "
+                f"log_every={config.log_every} and eval_every={config.eval_every} none does; have them meet, as "
+                "with --eval_every=200steps --log_every=100steps"
+            )
+    if patience := parse_patience(config.early_stop):
+        early_stop = EarlyStop(
+            monitors[0],
+            patience,
+            place=lambda duration: schedule.place(duration, "early_stop"),
+            min_delta=config.min_delta,
+            baseline=config.early_stop_baseline,
+            warmup=config.warmup(),
+        )
+        check_group(monitors[0].metric, "early_stop on ", **measured)
+    return Decisions(monitors, keep_best=config.keep_best, conditions=conditions, early_stop=early_stop)
+
+
+def _conditions(text: str, monitors: Sequence[Monitor]) -> Conditions:
+    """The conditions, in which the best of a monitored metric is what its monitor says."""
+    modes = {monitor.metric: monitor.mode for monitor in monitors}
+    return Conditions(text, lambda metric: modes.get(metric) or direction(metric))

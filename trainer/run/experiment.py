@@ -76,6 +76,10 @@ class Experiment(abc.ABC):
         """The data to evaluate on, by the name of the split."""
         return {}
 
+    def test_data(self) -> Mapping[str, Source]:
+        """More splits, by name, which only `trainer.evaluate` looks at: training never does."""
+        return {}
+
     @abc.abstractmethod
     def loss(self, model: Any, batch: Mapping[str, tf.Tensor], *, training: bool, seed: Any) -> Loss:
         """The loss of `model` on a batch of tensors [batch, …].
@@ -86,6 +90,21 @@ class Experiment(abc.ABC):
           training: whether this is a train step, or an evaluation.
           seed: a stateless seed, int32 [2], of this step; the only source of randomness.
         """
+
+    def predict(self, model: Any, batch: Mapping[str, tf.Tensor]) -> Mapping[str, tf.Tensor]:
+        """What an exported model answers. The tensors of `batch` that the answer depends on become the inputs.
+
+        Optional, and called once, while it is traced: it has to be TensorFlow's operations, as the loss is.
+
+        Args:
+          model: what `model` returned, with the weights that evaluations are made with.
+          batch: the tensors of a training batch by name, [batch, …]. How many rows there are is not known then; where
+            that cannot be traced, they are as many as in a training batch, and so in every request.
+
+        Returns:
+          Tensors by name; or a single one, which is then called `output`.
+        """
+        raise NotImplementedError
 
     def extra_state(self) -> Mapping[str, Any]:
         """What else a checkpoint has to hold, by name, beyond what the model and the optimizer own.

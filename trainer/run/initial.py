@@ -33,7 +33,8 @@ def find_source(config: Config, known: RunInfo | None, directory: RunDirectory) 
         prefix = os.path.abspath(source.prefix)
         passed_over = ", ".join(f"{step} ({reason})" for step, reason in source.skipped)
         name = f"{source}, newer ones cannot be used: {passed_over}" if passed_over else str(source)
-        return {"name": name, "prefix": prefix, "step": source.step, "fingerprint": fingerprint(prefix)}
+        found = {"name": name, "prefix": prefix, "step": source.step, "fingerprint": fingerprint(prefix)}
+        return found if source.explanation is None else {**found, "why": source.explanation}
     if known.init_from is None:
         if config.init_from is not None:
             raise ConfigError(
@@ -63,4 +64,4 @@ def load_weights(state: TrainState, source: Mapping[str, Any], *, strict: bool) 
     """
     report = warm_start(state.model, source["prefix"], strict=strict)
     state.begin_ema()
-    return lines(report, source["name"])
+    return lines(report, source["name"], source.get("why"))

@@ -4,31 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from trainer.checkpoint.store import CheckpointStore
 from trainer.data.sources import FAIL
+from trainer.decide.decisions import Verdict
 from trainer.errors import EXIT_DONE, EXIT_INTERRUPTED, Diverged, Unusable
-from trainer.ledger.journal import Journal
-from trainer.ledger.log import MetricLog
-from trainer.ledger.manifest import RUN_REASONS, Manifest
+from trainer.ledger.manifest import Manifest
 from trainer.ledger.record import Record
-from trainer.process.lock import Lock
 from trainer.process.signals import StopRequest
 from trainer.run.assembly import Assembly
 from trainer.run.config import CONTINUE
+from trainer.run.outlets import Outlets
 from trainer.run.pace import Pace
 from trainer.run.place import PlaceInData
-from trainer.run.profile import Profile
 from trainer.run.program import MAX_CLOSES, Row
 from trainer.run.records import eval_record, open_window, train_record
 from trainer.run.segments import Continuation
 from trainer.timeline.cadence import Progress
 from trainer.timeline.schedule import EVALUATION, FLUSH, Due
-from trainer.views.progress import Progress as ProgressView
-from trainer.views.tensorboard import EventWriter
 
 _SYNC_SECONDS = 1.0
+EARLY_STOP = "early stop"
+"""The reason to stop of a run whose monitored metric has not improved for too long."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,21 +34,6 @@ class Stop:
 
     reason: str
     exit_code: int
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Outlets:
-    """Where the loop's results go."""
-
-    lock: Lock
-    log: MetricLog
-    store: CheckpointStore
-    journal: Journal
-    events: EventWriter
-    view: ProgressView
-    profile: Profile
-    on_record: Callable[[Record], None] | None
-    warn: Callable[[str], None]
 
 
 class Loop:
@@ -95,9 +77,9 @@ class Loop:
                 # The manifest has the last word: a completed checkpoint may have closed the window that its file holds.
                 parts.program.clear_window()
             self._pending = frozenset(control.get("pending", ()))
-            if going_on.comparable(parts.best.monitor):
-                parts.best.restore(control.get("best", {}))
+            parts.decisions.restore(control, going_on.comparable)
         self._before = self._now
+        self._evaluated_at: int | None = None
         self._open: Row | None = None
         # Data that has just been taken up is not at its end.
         fresh = self._now.examples == going_on.origin.examples
@@ -137,8 +119,8 @@ class Loop:
         stop = None
         if self._pending:
             stop = self._boundary(self._due())
-        elif schedule.finished(self._now) or self._ended:
-            stop = Stop("nothing to do", EXIT_DONE)
+        elif schedule.finished(self._now) or self._ended or self._parts.decisions.stopped:
+            stop = self._nothing_to_do()
         while stop is None:
             boundary = bool(self._stop_request) or self._run_chunk()
             self._to.store.poll()
@@ -161,26 +143,23 @@ class Loop:
 
         LOG     if a window ends here that the chunk could not foresee: by a clock, or at an early end
         EVAL    if due   -> eval records, measured on the weights of this step
-        DECIDE  best: a pure fold over the records up to here
+        DECIDE  best / conditional save / early stop: a pure fold over the records up to here
         SAVE    if any reason holds -> records fsynced, then the checkpoint committed
-        STOP    target reached, or a signal
+        STOP    target reached, early stop, or a signal
         """
         now, request = self._now, self._stop_request
-        self._before, self._pending = now, due.pending
         self._to.profile.at(now.step)
-        if due.log and self._window_start != now.step:
-            self._close_window(due.closed_by)
-
-        evaluated = due.evaluate and self._evaluate()
-        if due.evaluate and not evaluated:
-            self._pending |= {EVALUATION}
-
-        is_best = self._decide()
+        due, verdict, evaluated = self._measure_and_decide(due)
+        self._before = now
+        self._pending = due.pending | ({EVALUATION} if due.evaluate and not evaluated else frozenset())
 
         # Looked at once: a signal that comes after this finds its own boundary, and its own save.
         asked = bool(request)
-        reasons = [*due.save, *(["best"] if is_best else []), *(["signal"] if asked else [])]
-        if not self._saved_already():
+        reasons = [*due.save, *verdict.reasons, *(["signal"] if asked else [])]
+        saved = self._to.store.has(now.step)
+        if verdict != Verdict() and (evaluated or not saved):
+            self._to.journal.write("decide", step=now.step, **verdict.to_json())
+        if not saved:
             if reasons:
                 self._save(reasons, last=due.stop or asked)
         elif evaluated:
@@ -190,13 +169,52 @@ class Loop:
         if asked:
             self._to.journal.write("signal", signal=str(request.signal and request.signal.name), step=now.step)
         if due.stop and EVALUATION not in self._pending:
-            return Stop("target reached" if self._parts.schedule.finished(now) else "data ended", EXIT_DONE)
+            reason = self._end()
+            if reason == EARLY_STOP:
+                self._to.view.message(f"{reason}: {self._why_early()}")
+            return Stop(reason, EXIT_DONE)
         if asked:
             return Stop("interrupted" if request.exit_code == EXIT_INTERRUPTED else "preempted", request.exit_code)
         return None
 
+    def _measure_and_decide(self, due: Due) -> tuple[Due, Verdict, bool]:
+        """LOG, EVAL and DECIDE; again where what is decided ends the run or a window, as that measures more.
+
+        Returns:
+          What is due after all, what is decided, and whether the splits have been evaluated here.
+        """
+        now, flushes = self._now, self._parts.config.reconcile == FLUSH
+        while True:
+            if due.log and self._window_start != now.step:
+                self._close_window(due.closed_by)
+            evaluated = due.evaluate and self._evaluate()
+            verdict = self._decide()
+            if verdict.stop and not due.stop:
+                due = self._parts.schedule.at_end(due)
+            elif verdict.reasons and flushes and self._window_start != now.step:
+                due = dataclasses.replace(due, log=True, closed_by="save")
+            else:
+                return due, verdict, evaluated
+
+    def _end(self) -> str:
+        """Why the run has come to its end."""
+        if self._parts.schedule.finished(self._now):
+            return "target reached"
+        return "data ended" if self._ended else EARLY_STOP
+
+    def _nothing_to_do(self) -> Stop:
+        """The answer to a run that is called again after its end."""
+        if self._end() == EARLY_STOP:
+            self._to.view.message(f"the run has stopped early: {self._why_early()}; --early_stop=never goes on")
+        return Stop("nothing to do", EXIT_DONE)
+
+    def _why_early(self) -> str:
+        early_stop = self._parts.decisions.early_stop
+        return early_stop.why if early_stop else ""
+
     def _due(self) -> Due:
-        return self._parts.schedule.due(self._before, self._now, pending=self._pending, ended=self._ended)
+        ended = self._ended or self._parts.decisions.stopped
+        return self._parts.schedule.due(self._before, self._now, pending=self._pending, ended=ended)
 
     def _run_chunk(self) -> bool:
         """Trains to the next boundary or for a tick, logs the windows that closed, and says whether at a boundary."""
@@ -242,7 +260,9 @@ class Loop:
             )
 
     def _evaluate(self) -> bool:
-        """Evaluates every split; returns whether it came to the end."""
+        """Evaluates every split, once a step; returns whether it came to the end."""
+        if self._evaluated_at == self._now.step:
+            return True
         parts, records = self._parts, []
         started = time.monotonic()
         for split, evaluator in parts.evaluators.items():
@@ -262,18 +282,18 @@ class Loop:
                 )
             )
         self._append(records)
+        self._evaluated_at = self._now.step
         seconds = round(time.monotonic() - started, 6)
         self._to.journal.write("evaluate", step=self._now.step, splits=list(parts.evaluators), seconds=seconds)
         return True
 
-    def _decide(self) -> bool:
-        """Folds the new records into the decision; returns whether this step asks for a save of its own."""
-        entered = [self._parts.best.fold(record) for record in self._undecided]
+    def _decide(self) -> Verdict:
+        """Folds the new records into the decisions; returns what they say about this step."""
+        decisions, step = self._parts.decisions, self._now.step
+        for record in self._undecided:
+            decisions.fold(record)
         self._undecided.clear()
-        return any(entered) and self._parts.config.keep_best > 0 and self._now.step in self._parts.best.steps
-
-    def _saved_already(self) -> bool:
-        return self._to.store.has(self._now.step)
+        return decisions.at(step)
 
     def _save(self, reasons: Sequence[str], *, complete: bool = False, last: bool = False) -> None:
         """Saves this step, or completes its checkpoint with what was made up for."""
@@ -283,20 +303,16 @@ class Loop:
                 "a weight is not finite", "lower the learning rate, or look at the data before that step"
             )
         self._to.lock.check()
-        flushes = parts.config.reconcile == FLUSH and RUN_REASONS.intersection(reasons)
-        if flushes and self._window_start != now.step:
-            self._close_window("save")
         self._to.events.flush()
         control = {
-            "best": parts.best.to_json(),
-            "early_stop": {},
+            **parts.decisions.to_json(),
             "cadence": {"seconds": now.seconds},
             "pending": sorted(self._pending),
             "segments": self._segments,
             **({"ended": True} if self._ended else {}),
             "events": self._to.events.position,
         }
-        best_steps = parts.best.steps if parts.config.keep_best else ()
+        best_steps = parts.decisions.kept_steps
         window = self._open_window()
         # Last: what is asked of the experiment before may change what it has registered.
         parts.state.capture()

@@ -38,6 +38,16 @@ class Layout:
         """Where the sum of the loss stands."""
         return 1
 
+    @property
+    def regularization(self) -> int | None:
+        """Where the sum of the regularization stands, which is the last of the sums; None without one."""
+        return self.first_nonfinite - 1 if self.sizes[-1][0] == REGULARIZATION else None
+
+    @property
+    def objective(self) -> str:
+        """What training makes small, in words."""
+        return "the loss" if self.regularization is None else "the loss with its regularization"
+
     @functools.cached_property
     def first_nonfinite(self) -> int:
         """Where the counts of non-finite batches begin; the loss's is first."""

@@ -17,7 +17,7 @@ def train_record(
     row: Row, *, layout: Layout, experiment: Experiment, schedule: Schedule, start: int, closed_by: str | None
 ) -> Record:
     """The record of the window (`start`, `row.step`]."""
-    metrics, nonfinite = _metrics(layout.means(row.totals), layout.nonfinite(row.totals), experiment)
+    metrics, nonfinite = metrics_and_counts(layout.means(row.totals), layout.nonfinite(row.totals), experiment)
     rates = {name: plain_number(rate) for name, rate in row.learning_rates.items()}
     return Record(
         kind="train",
@@ -44,7 +44,7 @@ def eval_record(
     now: Progress,
 ) -> Record:
     """The record of an evaluation of `split` with the weights of `now`."""
-    metrics, counts = _metrics(means, nonfinite, experiment)
+    metrics, counts = metrics_and_counts(means, nonfinite, experiment)
     return Record(
         kind="eval",
         step=now.step,
@@ -60,12 +60,12 @@ def eval_record(
 def open_window(row: Row, start: int, *, layout: Layout, experiment: Experiment) -> dict[str, Any]:
     """What the manifest says of a window that is open since `start`; the totals themselves are in the checkpoint."""
     steps = row.step - start
-    metrics = _metrics(layout.means(row.totals), {}, experiment)[0] if steps else {}
+    metrics = metrics_and_counts(layout.means(row.totals), {}, experiment)[0] if steps else {}
     # Of the steps, those that made no update are no part of the means.
     return {"from": start, "steps": steps, "metrics": metrics, **({"skipped": row.skipped} if row.skipped else {})}
 
 
-def _metrics(
+def metrics_and_counts(
     means: Mapping[str, Any], nonfinite: Mapping[str, int], experiment: Experiment
 ) -> tuple[dict[str, Number], dict[str, int]]:
     """The metrics as they are recorded, and how often each was not finite: at least once where its value is not."""

@@ -16,10 +16,38 @@ from trainer.run import guests
 from trainer.run.config import FLOAT32, MIXED_FLOAT16
 from trainer.run.experiment import Experiment
 from trainer.run.extra_state import ExtraState
+from trainer.run.frozen import Frozen
 from trainer.run.loss_scale import LossScale
 
 WEIGHTS_STREAM, TRAIN_STREAM, EVALUATION_STREAM = 1, 2, 3
 """What the run's seed is folded with first, so that no two uses of it share a stream."""
+
+
+def build_model(experiment: Experiment, seed: int, precision: str) -> Any:
+    """The experiment's model, which begins the same each time.
+
+    Args:
+      experiment: whose model.
+      seed: the run's seed.
+      precision: one of `PRECISIONS`.
+
+    Raises:
+      ConfigError: it is no model.
+    """
+    weights_seed = _weights_seed(seed)
+    with guests.seeded(weights_seed), guests.dtype_policy(precision):
+        model = experiment.model(weights_seed)
+    if not (isinstance(model, tf.Module) or guests.is_guest(model)):
+        raise ConfigError(
+            f"{type(experiment).__name__}.model() returned {type(model).__name__}; "
+            "expected a tf.Module or a Keras model"
+        )
+    return model
+
+
+def _weights_seed(seed: int) -> np.ndarray:
+    """The seed of the initial weights, int32 [2]."""
+    return np.asarray(fold_in(run_seed(seed), WEIGHTS_STREAM))
 
 
 class TrainState:
@@ -30,6 +58,7 @@ class TrainState:
       seed: the run's seed.
       ema: the decay of the moving average of the weights; 0 for none.
       precision: one of `PRECISIONS`.
+      freeze: patterns of the names of variables that training leaves as they are; see `Frozen`.
 
     Attributes:
       model: what `Experiment.model` returned.
@@ -41,15 +70,24 @@ class TrainState:
       loss_scale: for float16, None otherwise.
       data_state: string scalar, the position in a stream whose state is saved; None otherwise.
       extra: what `Experiment.extra_state` returned, by name.
+      frozen: the variables of the model that training leaves as they are.
       slots_ready: whether the optimizer's slots exist already.
     """
 
-    def __init__(self, experiment: Experiment, seed: int, *, ema: float = 0.0, precision: str = FLOAT32) -> None:
+    def __init__(
+        self,
+        experiment: Experiment,
+        seed: int,
+        *,
+        ema: float = 0.0,
+        precision: str = FLOAT32,
+        freeze: str | None = None,
+    ) -> None:
         name = type(experiment).__name__
-        self._seed = fold_in(run_seed(seed), WEIGHTS_STREAM)
         self._decay = ema
-        self.model = self._built(experiment, precision)
-        with guests.seeded(self._seed), guests.dtype_policy(precision):
+        self.model = build_model(experiment, seed, precision)
+        self.frozen = Frozen(self.model, freeze)
+        with guests.seeded(_weights_seed(seed)), guests.dtype_policy(precision):
             self.optimizer = experiment.optimizer()
         if isinstance(self.optimizer, Mapping) and not hasattr(experiment, "train_step"):
             raise ConfigError(
@@ -63,7 +101,7 @@ class TrainState:
         self.window: tf.Variable | None = None
         self.data_state: tf.Variable | None = None
         self.loss_scale = LossScale() if precision == MIXED_FLOAT16 else None
-        self.ema_model = self._built(experiment, precision) if ema else None
+        self.ema_model = build_model(experiment, seed, precision) if ema else None
         reached = {id(node) for node in tf.train.TrackableView(self.model).descendants()}
         own = ((v, guests.tensor_variable(v)) for v in guests.variables_of(self.model))
         self._reached = [(variable, tensor) for variable, tensor in own if id(variable) in reached]
@@ -90,17 +128,11 @@ class TrainState:
         Raises:
           ConfigError: there are none.
         """
-        variables = tuple(guests.trainable_variables_of(self.model))
-        if not variables:
-            raise ConfigError(
-                f"the model {type(self.model).__name__} has no trainable variables; create them in model(), "
-                "not at the first call"
-            )
-        return variables
+        return tuple(variable for variable in self._trainable_variables() if variable not in self.frozen)
 
     def parameters(self) -> int:
-        """How many numbers the trainable variables hold."""
-        return int(sum(np.prod(variable.shape) for variable in self.trainable_variables()))
+        """How many numbers the trainable variables hold, frozen ones among them."""
+        return int(sum(np.prod(variable.shape) for variable in self._trainable_variables()))
 
     def size(self) -> int:
         """Bytes of everything that a checkpoint holds, strings aside."""
@@ -117,7 +149,8 @@ class TrainState:
 
     def follow_ema(self) -> None:
         """Moves the average one step towards the weights, ē ← d·ē + (1 − d)·θ; the other variables are copied."""
-        for average, variable, trained in self._ema_pairs:
+        # What is frozen was copied when the average began.
+        for average, variable, trained in [pair for pair in self._ema_pairs if pair[1] not in self.frozen]:
             if trained:
                 share = tf.cast(1.0 - self._decay, average.dtype)
                 average.assign_sub(share * (average.read_value() - variable.read_value()))
@@ -126,8 +159,10 @@ class TrainState:
 
     def moments(self) -> list[tf.Variable]:
         """The variables of the model that a loss itself may change, such as the moments of a batch normalisation."""
-        trained = {id(variable) for variable in self.trainable_variables()}
-        return [tensor for variable, tensor in self._reached if id(variable) not in trained]
+        trained = {id(variable) for variable in self._trainable_variables()}
+        return [
+            tensor for variable, tensor in self._reached if id(variable) not in trained and variable not in self.frozen
+        ]
 
     def begin_ema(self) -> None:
         """Has the average begin with the weights as they are."""
@@ -164,20 +199,20 @@ class TrainState:
         """Whether every trainable variable is finite."""
         return bool(self._all_finite())
 
-    def _check_finite(self) -> tf.Tensor:
-        checks = [tf.reduce_all(tf.math.is_finite(variable)) for variable in self.trainable_variables()]
-        return tf.reduce_all(tf.stack(checks))
-
-    def _built(self, experiment: Experiment, precision: str) -> Any:
-        """The experiment's model, which begins the same each time."""
-        with guests.seeded(self._seed), guests.dtype_policy(precision):
-            model = experiment.model(self._seed)
-        if not (isinstance(model, tf.Module) or guests.is_guest(model)):
+    @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]  # TensorFlow ships no types.
+    def _trainable_variables(self) -> Sequence[Any]:
+        """Those that the model calls trainable, frozen ones among them."""
+        variables = tuple(guests.trainable_variables_of(self.model))
+        if not variables:
             raise ConfigError(
-                f"{type(experiment).__name__}.model() returned {type(model).__name__}; "
-                "expected a tf.Module or a Keras model"
+                f"the model {type(self.model).__name__} has no trainable variables; create them in model(), "
+                "not at the first call"
             )
-        return model
+        return variables
+
+    def _check_finite(self) -> tf.Tensor:
+        checks = [tf.reduce_all(tf.math.is_finite(variable)) for variable in self._trainable_variables()]
+        return tf.reduce_all(tf.stack(checks))
 
     def _check_optimizer(self, optimizer: Any, experiment: str) -> None:
         kind = type(optimizer).__name__
@@ -203,7 +238,7 @@ class TrainState:
         """Each variable of the average, with what it follows, and whether that is trained."""
         if self.ema_model is None:
             return []
-        trained = {id(variable) for variable in self.trainable_variables()}
+        trained = {id(variable) for variable in self._trainable_variables()}
         own = [variable for variable, _ in self._reached]
         reached = {id(node) for node in tf.train.TrackableView(self.ema_model).descendants()}
         averages = [variable for variable in guests.variables_of(self.ema_model) if id(variable) in reached]

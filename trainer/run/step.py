@@ -117,6 +117,7 @@ class TrainStep:
             "reduce": self._reduce,
             "replicas": self._replicas,
         }
+        frozen = state.frozen.values()
         # The loss itself changes these, before anyone knows whether the step is to be skipped.
         before = [(moment, moment.read_value()) for moment in (state.moments() if self._may_skip else ())]
         if how.accumulate == 1:
@@ -124,6 +125,8 @@ class TrainStep:
         else:
             parts = tf.unstack(seeds, how.accumulate)
             found = accumulated(self._measured_on, batch, parts, variables, rows=self._batch_size, **options)
+        # What is computed again for the gradients assigns again.
+        state.frozen.put_back(frozen)
         self._note(found.layout, variables, found.gradients)
         if how.clip_norm:
             # Slices of the same row are one gradient: the norm is that of their sum.
@@ -156,7 +159,7 @@ class TrainStep:
         # A replica's objective is its share: all have to come to the same verdict.
         names = [f"the gradient of {name}" for name in self._names(variables)]
         health = Health(self._reduce(found.objective), found.gradients, names, compiled=compiled)
-        self.problems = health.problems
+        self.problems = (found.layout.objective, *health.problems[1:])
 
         def update() -> None:
             gradients = found.gradients
@@ -199,10 +202,13 @@ class TrainStep:
             return totals, tf.zeros([], tf.int64)
         # Its gradients are its own affair: what became of the weights is seen at once.
         weights = {name: tensor_variable(variable).read_value() for name, variable in self._named_weights()}
-        loss = totals[measured.layout.loss]
+        layout = measured.layout
+        objective = totals[layout.loss]
+        if layout.regularization is not None:
+            objective += totals[layout.regularization]
         # By their bits: the square of a weight may overflow where the weight is no fault.
-        health = Health(loss, list(weights.values()), list(weights), compiled=True)
-        self.problems = health.problems
+        health = Health(objective, list(weights.values()), list(weights), compiled=True)
+        self.problems = (layout.objective, *health.problems[1:])
         return totals, health.problem()
 
     @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]  # TensorFlow ships no types.
@@ -213,7 +219,10 @@ class TrainStep:
         ]
 
     def _measured_on(self, batch: Batch, seed: tf.Tensor) -> Measured:
+        frozen = self._state.frozen.values()
         loss = self._experiment.loss(self._state.model, batch.values, training=True, seed=seed)
+        # A batch normalisation changes its moments itself. At once: the next micro-batch may read them.
+        self._state.frozen.put_back(frozen)
         measured: Measured = measure(loss, batch, self._batch_size // self._how.accumulate)
         return measured
 
@@ -251,6 +260,7 @@ class TrainStep:
                 ("clip_norm", how.clip_norm > 0),
                 ("on_nonfinite=skip", how.on_nonfinite == SKIP),
                 ("precision=mixed_float16", self._state.loss_scale is not None),
+                ("freeze", bool(self._state.frozen)),
             )
             if given
         ]

@@ -29,49 +29,17 @@ from trainer.run.config import Config, make_config
 from trainer.run.experiment import Experiment, parameters
 from trainer.run.identity import changed_flags, fixed_flags
 from trainer.run.initial import find_source, load_weights
-from trainer.run.loop import Loop, Outlets, Stop
+from trainer.run.loop import Loop, Stop
+from trainer.run.outlets import Outlets
+from trainer.run.planned import planned
 from trainer.run.profile import Profile
+from trainer.run.result import Result, result_of
 from trainer.run.segments import Continuation, continue_run, newest_manifest
 from trainer.storage.files import reading
 from trainer.timeline.cadence import Progress
-from trainer.views.plan import plan_lines
 from trainer.views.progress import Progress as ProgressView
 from trainer.views.progress import make_progress
 from trainer.views.tensorboard import EventWriter
-
-
-@dataclasses.dataclass(frozen=True)
-class SavedStep:
-    """A committed checkpoint: its step, its folder, and the monitored value where one was measured there."""
-
-    step: int
-    path: str
-    value: float | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Result:
-    """How a run ended."""
-
-    run_dir: str
-    step: int
-    examples: int
-    epoch: float | None
-    reason: str
-    """`target reached`, `nothing to do`, `preempted`, `interrupted` or `dry run`."""
-    exit_code: int
-    """What a process exits with for it."""
-    saved: bool
-    """Whether the checkpoint of `step` is committed."""
-    monitor: str
-    best: SavedStep | None
-    """The best step so far; its folder exists when `keep_best` is at least 1."""
-    last: SavedStep | None
-
-    @property
-    def records(self) -> list[Record]:
-        """Every record of the metric log, read when asked for."""
-        return read_records(RunDirectory(self.run_dir))
 
 
 class Trainer:
@@ -128,9 +96,9 @@ class Trainer:
             parts, loaded = self._assemble(known)
             going_on = self._identify(parts, known) if known else Continuation()
             _warn(going_on.warnings)
-            lines = [*_plan(parts, known or parts.info), *loaded, *([going_on.line] if going_on.line else [])]
+            lines = [*planned(parts, known or parts.info), *loaded, *([going_on.line] if going_on.line else [])]
             print("\n".join(lines))
-            return self._result(parts, Stop("dry run", EXIT_DONE), None, Progress())
+            return result_of(self.directory, parts, Stop("dry run", EXIT_DONE), latest=None, now=Progress())
         with contextlib.ExitStack() as stack:
             request = self._stop_request
             if request is None:
@@ -148,7 +116,7 @@ class Trainer:
                 self.directory.files.commit(self.directory.run_info, parts.info.encode())
             info = known or parts.info
             stack.callback(view.stop)
-            return self._train(parts, info, [*_plan(parts, info), *loaded], view, request, lock)
+            return self._train(parts, info, [*planned(parts, info), *loaded], view, request, lock)
 
     def _assemble(self, known: RunInfo | None) -> tuple[Assembly, list[str]]:
         """The parts, with the first weights where another checkpoint gives them; and the lines that tell of those."""
@@ -237,7 +205,7 @@ class Trainer:
             stack.callback(parts.program.end)
             loop = Loop(parts, outlets, request, resumed=resumed, going_on=going_on)
             stop = loop.run()
-            result = self._result(parts, stop, store, loop.progress)
+            result = result_of(directory, parts, stop, latest=store.latest, now=loop.progress)
             journal.write("stop", reason=stop.reason, exit_code=stop.exit_code, step=result.step, saved=result.saved)
             journal.sync()
             return result
@@ -293,32 +261,6 @@ class Trainer:
         allowed = self.config.allowed_changes()
         return continue_run(known, parts.info, self._experiment, self.directory, resumed=resumed, allowed=allowed)
 
-    def _result(self, parts: Assembly, stop: Stop, store: CheckpointStore | None, now: Progress) -> Result:
-        latest = store.latest if store else None
-        best = parts.best.ranking[0] if parts.best.ranking else None
-        return Result(
-            run_dir=self.directory.path,
-            step=now.step,
-            examples=now.examples,
-            epoch=parts.schedule.epoch(now.examples),
-            reason=stop.reason,
-            exit_code=stop.exit_code,
-            saved=latest is not None and latest.step == now.step,
-            monitor=parts.best.monitor,
-            best=SavedStep(best.step, self.directory.checkpoint(best.step), best.value) if best else None,
-            last=SavedStep(latest.step, self.directory.checkpoint(latest.step), _measured(latest, parts.best.monitor))
-            if latest
-            else None,
-        )
-
-
-def _measured(manifest: Manifest, monitor: str) -> float | None:
-    """The monitored metric of a checkpoint, where a record that ends at its step has it."""
-    group, _, metric = monitor.partition("/")
-    known = manifest.train if group == "train" else manifest.eval.get(group)
-    age = known and known["lag" if group == "train" else "age"]
-    return known["metrics"].get(metric) if known and not age else None
-
 
 @contextlib.contextmanager
 def _faults_noted(journal: Journal, lock: Lock, step: Callable[[], int | None]) -> Iterator[None]:
@@ -347,27 +289,6 @@ def _warn(lines: Iterable[str]) -> None:
     """Says what the user has to know whatever the progress mode is."""
     for line in lines:
         print(f"warning: {line}", file=sys.stderr)
-
-
-def _plan(parts: Assembly, info: RunInfo) -> list[str]:
-    return plan_lines(
-        parts.schedule,
-        dataclasses.replace(info, seed=parts.info.seed, data=parts.info.data),
-        monitor=parts.best.monitor,
-        mode=parts.best.mode,
-        state_bytes=parts.state.size(),
-        keep_last=parts.config.keep_last,
-        keep_best=parts.config.keep_best,
-        async_save=parts.config.async_save,
-        update=_update_settings(parts.config),
-    )
-
-
-def _update_settings(config: Config) -> list[str]:
-    """How the weights are updated, where it is not as usual."""
-    usual = {item.name: item.default for item in dataclasses.fields(config)}
-    names = ("precision", "accumulate", "clip_norm", "ema", "on_nonfinite")
-    return [f"{name} {getattr(config, name)}" for name in names if getattr(config, name) != usual[name]]
 
 
 def _resume_lines(recovery: Recovery) -> list[str]:

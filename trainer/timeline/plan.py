@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from trainer.timeline.cadence import Progress
+from trainer.timeline.duration import SECOND
 from trainer.timeline.schedule import Schedule
 
 
@@ -65,3 +66,26 @@ def make_plan(schedule: Schedule, *, limit: int = 5_000) -> Plan:
         largest_lag=lag,
         exact=scale == 1.0,
     )
+
+
+def windows_meet_evaluations(schedule: Schedule, *, limit: int = 10_000) -> bool:
+    """Whether a train window ends where an evaluation is due, before the end of the run.
+
+    Where only a clock knows, they may: then the answer is yes.
+
+    Args:
+      schedule: the run's schedule.
+      limit: how many evaluations are looked at.
+    """
+    if any(schedule.cadences[flag].has(SECOND) for flag in ("log_every", "eval_every")):
+        return True
+    at, last = Progress(), schedule.last_step(Progress())
+    for _ in range(limit):
+        step = schedule.next_evaluation(at)
+        if step is None or (last is not None and step >= last):
+            return False
+        before = schedule.progress(at, step - 1)
+        at = schedule.progress(before, step)
+        if schedule.due(before, at).log:
+            return True
+    return False

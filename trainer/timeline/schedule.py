@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from trainer.errors import ConfigError
 from trainer.timeline.cadence import Cadence, Grid, Progress, countable, position_on, resolve
-from trainer.timeline.duration import RUN, SECOND, STEP
+from trainer.timeline.duration import RUN, SECOND, STEP, Duration
 from trainer.timeline.stepping import Stepping
 
 CARRY, FLUSH, ALIGN = RECONCILE_MODES = ("carry", "flush", "align")
@@ -63,7 +63,6 @@ class Schedule:
       last: `wrap` or `short`, what the last step of a pass does.
       epoch_examples: examples an epoch; by default the data's length.
       clock_in_log: allows seconds in `log_every` and `eval_every`.
-      log_is_boundary: a decision needs the train records, so that each log step is a boundary.
       marks: further steps that must be boundaries, such as the ends of a profile.
 
     Raises:
@@ -84,7 +83,6 @@ class Schedule:
         last: str = "wrap",
         epoch_examples: int | None = None,
         clock_in_log: bool = False,
-        log_is_boundary: bool = False,
         marks: Sequence[int] = (),
     ) -> None:
         if reconcile not in RECONCILE_MODES:
@@ -94,7 +92,7 @@ class Schedule:
         self.stepping = Stepping(batch_size, data_examples, last)
         self.epoch_examples = epoch_examples or data_examples
         self.reconcile = reconcile
-        self._log_is_boundary = log_is_boundary
+        self._log_is_boundary = False
         self._marks = tuple(sorted(marks))
         self.cadences = {
             "train_for": Cadence.parse(train_for),
@@ -134,6 +132,12 @@ class Schedule:
         anchored = copy.copy(self)
         anchored.stepping = dataclasses.replace(self.stepping, origin=origin)
         return anchored
+
+    def deciding_on_windows(self) -> Schedule:
+        """This schedule where a decision needs the train records, so that each log step is a boundary."""
+        deciding = copy.copy(self)
+        deciding._log_is_boundary = True
+        return deciding
 
     def epoch(self, examples: int) -> float | None:
         """The epoch after `examples` examples; None when the data has no length."""
@@ -178,12 +182,16 @@ class Schedule:
 
     def next_boundary(self, progress: Progress, *, pending: frozenset[str] = frozenset()) -> int | None:
         """The next step at which an evaluation, a save, a decision or the end is due; None: only the clock knows."""
-        steps = [self._first(self._evaluate, progress)]
+        steps = [self.next_evaluation(progress)]
         steps.append(next((mark for mark in self._marks if mark > progress.step), None))
         if self._log_is_boundary:
             steps.append(self._first(self._log, progress))
         steps.append(self.next_save(progress, pending=pending))
         return min((step for step in steps if step is not None), default=None)
+
+    def next_evaluation(self, progress: Progress) -> int | None:
+        """The next step at which the evaluations' cadence falls due; None: only the clock knows, or there are none."""
+        return self._first(self._evaluate, progress)
 
     def next_save(self, progress: Progress, *, pending: frozenset[str] = frozenset()) -> int | None:
         """The next step at which the save cadence, or the end, asks for a checkpoint; None: only the clock knows."""
@@ -231,6 +239,18 @@ class Schedule:
             pending=frozenset({SAVE}) if waits else frozenset(),
         )
 
+    def at_end(self, due: Due) -> Due:
+        """What is due where the run ends at this step after all: the rest of what an end brings, too."""
+        closes = bool(self._log) or self.reconcile == FLUSH
+        return Due(
+            log=due.log or closes,
+            closed_by=due.closed_by if due.log else "end" if closes else None,
+            evaluate=due.evaluate or bool(self._evaluate),
+            save=(*(["interval"] if SAVE in due.pending else []), *due.save, "final"),
+            stop=True,
+            pending=frozenset(),
+        )
+
     def _closed_by(self, before: Progress, now: Progress) -> str | None:
         """What closes the window that ends at `now`; None for the log cadence."""
         if self._is_log_step(before, now):
@@ -239,10 +259,15 @@ class Schedule:
 
     def grids(self, flag: str) -> tuple[Grid, ...]:
         """The grids on which the durations of a cadence lie, in their order."""
-        return tuple(
-            resolve(duration, epoch_examples=self.epoch_examples, run=self._run, flag=flag)
-            for duration in self.cadences[flag].durations
-        )
+        return tuple(self.place(duration, flag) for duration in self.cadences[flag].durations)
+
+    def place(self, duration: Duration, flag: str) -> Grid:
+        """The grid on which a duration that `flag` gives lies.
+
+        Raises:
+          ConfigError: it counts what this run does not.
+        """
+        return resolve(duration, epoch_examples=self.epoch_examples, run=self._run, flag=flag)
 
     def _is_log_step(self, before: Progress, now: Progress) -> bool:
         """Whether the log cadence closes a window at `now` itself, and not only somewhere after `before`."""

@@ -29,8 +29,9 @@ def plan_lines(
     schedule: Schedule,
     info: RunInfo,
     *,
-    monitor: str,
-    mode: str,
+    monitors: Sequence[str],
+    save_if: str | None = None,
+    early_stop: str | None = None,
     state_bytes: int,
     keep_last: int,
     keep_best: int,
@@ -42,8 +43,9 @@ def plan_lines(
     Args:
       schedule: the run's schedule.
       info: what identifies the run.
-      monitor: the metric that says which checkpoint is best.
-      mode: whether it is to be small (`min`) or large (`max`).
+      monitors: the metrics that say which checkpoints are best, each with what is better of it.
+      save_if: the conditions of conditional saves, if there are any.
+      early_stop: when the run ends early, if it may.
       state_bytes: bytes of all variables that a checkpoint holds.
       keep_last: how many checkpoints are kept for being the newest.
       keep_best: how many for being the best.
@@ -61,6 +63,8 @@ def plan_lines(
     rows.append(("log", _cadence(schedule, "log_every", plan, plan.train_records, "train record")))
     rows.append(("eval", _cadence(schedule, "eval_every", plan, plan.evaluations, "evaluation")))
     rows.append(("save", _cadence(schedule, "save_every", plan, plan.checkpoints, "checkpoint")))
+    if save_if:
+        rows.append(("", f"and wherever {save_if}"))
     rows.append(("", f"{schedule.reconcile}: {_RECONCILED[schedule.reconcile]}"))
     if plan.checkpoints:
         share = plan.checkpoints_on_window_ends / plan.checkpoints
@@ -68,11 +72,13 @@ def plan_lines(
         rows.append(("", f"{share:.0%} of the checkpoints end a window; the largest lag is {lag}"))
     copied = f"training goes on while a copy in memory is written: {size(state_bytes)}"
     rows.append(("", copied if async_save else "training waits while the state is written"))
-    rows.append(("best", f"{monitor}, {mode}imized"))
+    rows += [("" if position else "best", monitor) for position, monitor in enumerate(monitors)]
+    if early_stop:
+        rows.append(("stop", f"early, {early_stop}"))
     for_good = _kept_for_good(schedule, plan)
     if schedule.cadences["keep_every"].durations:
         rows.append(("keep", _cadence(schedule, "keep_every", plan, for_good, "checkpoint") + " for good"))
-    kept = keep_last + keep_best + 1 + for_good
+    kept = keep_last + keep_best * len(monitors) + 1 + for_good
     rows.append(("disk", f"{size(state_bytes)} a checkpoint, at most {kept} kept: {size(state_bytes * kept)}"))
     return [f"{label:<6} {text}" for label, text in rows]
 
@@ -91,7 +97,7 @@ def _machine(info: RunInfo) -> str:
 
 
 def _target(schedule: Schedule, plan: Plan) -> str:
-    target = " or ".join(map(_words, schedule.cadences["train_for"].durations))
+    target = " or ".join(map(in_words, schedule.cadences["train_for"].durations))
     if plan.steps is None:
         return f"{target}: the clock ends it, so nothing can be counted"
     steps = "" if target == _count(plan.steps, "step") else f" = {_count(plan.steps, 'step')}"
@@ -107,7 +113,7 @@ def _cadence(schedule: Schedule, flag: str, plan: Plan, number: int, noun: str) 
         if grid.axis == EXAMPLE:
             period /= schedule.stepping.batch_size
         steps = "" if duration.unit == STEP or grid.axis == SECOND else f" = {period:,.6g} steps"
-        texts.append(_words(duration) + steps)
+        texts.append(in_words(duration) + steps)
     never = "at the end" if flag == "save_every" else "never"
     text = "every " + " or ".join(texts) if texts else never
     if plan.steps is None or not number:
@@ -115,7 +121,7 @@ def _cadence(schedule: Schedule, flag: str, plan: Plan, number: int, noun: str) 
     return f"{text}: {'' if plan.exact else 'about '}{_count(number, noun)}"
 
 
-def _words(duration: Duration) -> str:
+def in_words(duration: Duration) -> str:
     """A duration as it is said: `100 steps`, `1 epoch`, `1/15 of the run`, `1h 30m`."""
     if duration.unit == SECOND:
         return spell_duration(float(duration.number))

@@ -6,13 +6,16 @@ import dataclasses
 import math
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from trainer.checkpoint.retention import kept_checkpoints
+from trainer.decide.monitor import relation_of
 from trainer.errors import Unusable
 from trainer.ledger.directory import RunDirectory
+from trainer.ledger.evaluations import checkpoint_identity, read_evaluations
 from trainer.ledger.flagfile import read_flags
-from trainer.ledger.manifest import Manifest
+from trainer.ledger.manifest import Manifest, eval_relation
+from trainer.ledger.record import Record
 from trainer.ledger.run_info import RunInfo
 from trainer.views.attempts import Attempt, goodput, read_attempts
 
@@ -29,6 +32,8 @@ class Row:
     """What is wrong with it."""
     kept_by: tuple[str, ...] = ()
     """Every reason why it is not deleted; none for one that the next save deletes."""
+    evaluations: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """The newest later evaluation of each split, as a manifest tells those of the run itself."""
 
     def to_json(self) -> dict[str, Any]:
         """What scripts are told of it; a damaged one says so under a key of its own."""
@@ -42,6 +47,7 @@ class Row:
             "kept_by": list(self.kept_by),
             "train": manifest and manifest.train,
             "eval": manifest.eval if manifest else {},
+            "evaluations": dict(self.evaluations),
             "bytes": manifest and manifest.size,
             "path": self.path,
         }
@@ -57,10 +63,14 @@ class Status:
     latest: int | None
     """The step of the newest usable checkpoint."""
     best: Mapping[str, Any] | None
-    """The best step so far by the monitored metric; its path is None when it was not kept."""
+    """The best step so far, which is that by the first monitored metric; its path is None when it was not kept."""
+    best_by: Sequence[Mapping[str, Any]]
+    """The best step so far by each monitored metric that was measured."""
     attempts: Sequence[Attempt]
     checkpoints: Sequence[Row]
     """Oldest first."""
+    evaluations: Mapping[str, int]
+    """How many were made later: `lines`, and of these `gone`, which are of no checkpoint that is there."""
 
     def to_json(self) -> dict[str, Any]:
         """The object that `--json` prints."""
@@ -71,6 +81,8 @@ class Status:
             "goodput": goodput(self.attempts),
             "attempts": [attempt.to_json() for attempt in self.attempts],
             "checkpoints": [row.to_json() for row in self.checkpoints],
+            "evaluations": dict(self.evaluations),
+            "best_by": [dict(best) for best in self.best_by],
         }
 
 
@@ -101,25 +113,25 @@ def _read(directory: RunDirectory, info: RunInfo | None) -> Status:
     rows = [row for step in sorted(directory.committed_steps()) if (row := _read_row(directory, step))]
     manifests = {row.step: row.manifest for row in rows if row.manifest}
     latest = max(manifests, default=None)
-    best: dict[str, Any] | None = None
-    best_steps: list[int] = []
-    if latest is not None:
-        rankings = _rankings(manifests[latest])
-        metric = flags.get("monitor", "")
-        if metric not in rankings:
-            metric = next(iter(rankings), "")
-        ranking = rankings.get(metric, [])
-        if ranking:
-            value, step = ranking[0]
-            path = directory.checkpoint(step) if step in manifests else None
-            best = {"metric": metric, "value": value, "step": step, "path": path}
-        best_steps = [step for _, step in ranking][: _number(flags.get("keep_best"))]
+    rankings = _rankings(manifests[latest]) if latest is not None else {}
+    best_by = [
+        {
+            "metric": metric,
+            "value": value,
+            "step": step,
+            "path": directory.checkpoint(step) if step in manifests else None,
+            "relation": relation_of(metric),
+        }
+        for metric, ranking in rankings.items()
+        for value, step in ranking[:1]
+    ]
+    keep_best = _number(flags.get("keep_best"))
     attempts = read_attempts(directory, latest=latest)
     kept = kept_checkpoints(
         manifests.values(),
         # Without flags, as beside someone's own loop, it is not known how many of the newest stay.
         keep_last=_number(flags.get("keep_last")),
-        best_steps=best_steps,
+        best_steps={step for ranking in rankings.values() for _, step in ranking[:keep_best]},
         # The checkpoint that an attempt resumed from stays while that attempt has not come to its end.
         resumed_from=attempts[-1].from_step if attempts and attempts[-1].exit_code is None else None,
     )
@@ -130,13 +142,43 @@ def _read(directory: RunDirectory, info: RunInfo | None) -> Status:
         run["run_id"] = manifests[latest].run
     if latest is not None:
         run["segments"] = manifests[latest].control.get("segments", [])
+    later = _later(directory, manifests)
     return Status(
         run=run,
         latest=latest,
-        best=best,
+        best=next((best for best in best_by if best["metric"] == next(iter(rankings))), None),
+        best_by=best_by,
         attempts=attempts,
-        checkpoints=[dataclasses.replace(row, kept_by=kept.get(row.step, ())) for row in rows],
+        checkpoints=[
+            dataclasses.replace(
+                row, kept_by=kept.get(row.step, ()), evaluations=eval_relation(later.of.get(row.step, {}), row.step)
+            )
+            for row in rows
+        ],
+        evaluations={"lines": later.lines, "gone": later.gone},
     )
+
+
+class _Later(NamedTuple):
+    """The evaluations that were made later."""
+
+    of: Mapping[int, Mapping[str, Record]]
+    """For each checkpoint that is there, the newest one of each split."""
+    lines: int
+    gone: int
+
+
+def _later(directory: RunDirectory, manifests: Mapping[int, Manifest]) -> _Later:
+    there = {step: checkpoint_identity(manifest) for step, manifest in manifests.items()}
+    found: dict[int, dict[str, Record]] = {}
+    evaluations, gone = read_evaluations(directory), 0
+    for evaluation in evaluations:
+        record = evaluation.record
+        if there.get(record.step) == evaluation.checkpoint:
+            found.setdefault(record.step, {})[record.split or ""] = record
+        else:
+            gone += 1
+    return _Later(found, len(evaluations), gone)
 
 
 def _read_row(directory: RunDirectory, step: int) -> Row | None:
@@ -168,6 +210,7 @@ def _check(manifest: Manifest) -> None:
     for ranking in _rankings(manifest).values():
         counts += [step for _, step in ranking]
         numbers += [value for value, _ in ranking]
+    checkpoint_identity(manifest)
     if not all(isinstance(reason, str) for reason in manifest.reasons):
         raise ValueError(f"its manifest has {list(manifest.reasons)} for the reasons")
     for count in counts:

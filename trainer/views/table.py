@@ -98,7 +98,27 @@ def _checkpoint_columns(status: Status) -> list[Column]:
 
         add_metrics(split, of_split)
         columns.append(Column("age", cells(age), split, 15 if monitored.startswith(f"{split}/") else 25))
+    columns += _later_columns(status)
     columns.append(Column("size", cells(lambda manifest: [formatting.size(manifest.size)]), rank=70))
+    return columns
+
+
+def _later_columns(status: Status) -> list[Column]:
+    """The metrics of what was evaluated later, where the run had not evaluated the same itself."""
+    found: dict[str, dict[int, Mapping[str, Any]]] = {}
+    for index, row in enumerate(status.checkpoints):
+        for split, known in row.evaluations.items():
+            own = row.manifest.eval.get(split) if row.manifest else None
+            if own is None or own["age"]:
+                found.setdefault(split, {})[index] = known["metrics"]
+    columns = []
+    for split, rows in found.items():
+        for name in dict.fromkeys(name for metrics in rows.values() for name in metrics):
+            cells = [
+                [formatting.number(rows[index][name])] if name in rows.get(index, {}) else [_NONE]
+                for index in range(len(status.checkpoints))
+            ]
+            columns.append(Column(name, cells, f"later {split}", 22 if name == "loss" else 62))
     return columns
 
 
@@ -121,13 +141,15 @@ def _attempt_columns(attempts: Sequence[Attempt]) -> list[Column]:
 def _facts(status: Status) -> list[Text]:
     run = status.run
     facts = []
-    if status.best:
-        there = status.best["path"] or "(not kept)"
-        value = formatting.number(status.best["value"])
-        facts.append(("best", f"step {status.best['step']}  {status.best['metric']} {value}  {there}"))
+    for position, best in enumerate(status.best_by):
+        there = best["path"] or "(not kept)"
+        value = f"{formatting.number(best['value'])} ({best['relation']})"
+        facts.append(("" if position else "best", f"step {best['step']}  {best['metric']} {value}  {there}"))
     if status.latest is not None:
         path = next(row.path for row in status.checkpoints if row.step == status.latest)
         facts.append(("latest", f"step {status.latest}  {path}"))
+    if status.evaluations["lines"]:
+        facts.append(("later", _told_of(**status.evaluations)))
     known = (("", run["experiment"]), ("seed ", run["seed"]), ("id ", run["run_id"]))
     facts.append(("run", "  ".join(f"{word}{value}" for word, value in known if value is not None) or _NONE))
     if run.get("clock_in_log"):
@@ -135,6 +157,11 @@ def _facts(status: Status) -> list[Text]:
     share = goodput(status.attempts)
     facts.append(("goodput", "not known" if share is None else f"{share:.1%} of the time made steps that count"))
     return [Text.assemble((f"{label:<9}", HEADING), text) for label, text in facts]
+
+
+def _told_of(*, lines: int, gone: int) -> str:
+    there = f"{lines} evaluation{'' if lines == 1 else 's'} by trainer.evaluate"
+    return f"{there}, {gone} of checkpoints that are gone" if gone else there
 
 
 def _reasons(manifest: Manifest) -> list[str]:

@@ -1,0 +1,128 @@
+"""What deciding costs training: the same run with and without monitors, conditions and early stopping.
+
+Both log, evaluate and save at the same steps; one of them also decides: two monitors whose three best are kept,
+smoothed conditions that make each log step a boundary, early stopping. Each run is a process of its own, the two take
+turns, and the time is that of the loop alone, from its first save on. Prints a table and, with --json=FILE, writes the
+same figures for scripts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import multiprocessing
+import os
+import statistics
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from figures import Figure, show, write
+
+EVERY = 50
+"""Steps between evaluations, each with a save."""
+WITHOUT: dict[str, Any] = {"keep_best": 0}
+WITH: dict[str, Any] = {
+    "monitor": "validation/loss,validation/absolute",
+    "keep_best": 3,
+    # Never all of them, so that no save is made that the other run does not make.
+    "save_if": "mean5(train/loss)<ema0.9(train/loss),validation/loss<best(validation/loss),train/loss<0",
+    "early_stop": "1000evals",
+}
+
+
+def measure(parameters: int, steps: int, rounds: int, most: float) -> Iterator[Figure]:
+    """The time of the loop with deciding over the time without."""
+    seconds: dict[bool, list[float]] = {False: [], True: []}
+    for number in range(rounds):
+        for decides in (False, True) if number % 2 else (True, False):
+            with (
+                tempfile.TemporaryDirectory(prefix="bench-decide-") as place,
+                multiprocessing.get_context("spawn").Pool(1) as process,
+            ):
+                seconds[decides].append(process.apply(loop_seconds, (place, parameters, steps, decides)))
+        print(f"  round {number + 1}: {seconds[False][-1]:.2f} s without, {seconds[True][-1]:.2f} s", file=sys.stderr)
+    ratios = [having / lacking for lacking, having in zip(seconds[False], seconds[True], strict=True)]
+    per_step = statistics.median(seconds[False]) / (steps - EVERY) * 1000
+    yield Figure(
+        f"a run of {parameters / 1e6:g}M parameters that decides / one that does not",
+        statistics.median(ratios),
+        most,
+        "×",
+        f"of {rounds} pairs; {min(ratios):.3f} to {max(ratios):.3f}; {per_step:.3g} ms a step",
+    )
+
+
+def loop_seconds(place: str, parameters: int, steps: int, decides: bool) -> float:
+    """How long the loop of one run took, from its first save on, as the manifests tell it."""
+    import tensorflow as tf
+
+    import trainer
+    from trainer.ledger.directory import RunDirectory
+    from trainer.ledger.manifest import Manifest
+
+    width = round((parameters / 2) ** 0.5)
+
+    class Wide(tf.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = [
+                tf.Variable(tf.random.stateless_normal([width, width], [layer, 1], stddev=width**-0.5, alg="philox"))
+                for layer in range(2)
+            ]
+
+    @dataclasses.dataclass(frozen=True)
+    class Regress(trainer.Experiment):
+        """Has a wide perceptron reproduce its input."""
+
+        def model(self, seed: Any) -> Wide:
+            return Wide()
+
+        def optimizer(self) -> Any:
+            return trainer.optim.Adam(1e-4)
+
+        def train_data(self) -> Any:
+            return trainer.data.arrays({"x": inputs}, batch_size=64)
+
+        def eval_data(self) -> Mapping[str, Any]:
+            return {"validation": trainer.data.arrays({"x": inputs[:64]}, batch_size=64)}
+
+        def loss(self, model: Any, batch: Mapping[str, tf.Tensor], *, training: bool, seed: Any) -> trainer.Loss:
+            values = batch["x"]
+            for layer in model.layers:
+                values = tf.tanh(values @ layer)
+            error = values - batch["x"]
+            return trainer.Loss(tf.reduce_mean(error**2, axis=1), {"absolute": tf.reduce_mean(tf.abs(error), axis=1)})
+
+    inputs = tf.random.stateless_uniform([512, width], [3, 3], -1, 1, alg="philox").numpy()
+    options: dict[str, Any] = {
+        "log_every": 10,
+        "eval_every": EVERY,
+        "save_every": 50,
+        "train_for": steps,
+        "progress": "never",
+    }
+    result = trainer.Trainer(Regress(), run_dir=f"{place}/run", **options, **(WITH if decides else WITHOUT)).run()
+    assert result.reason == "target reached", result
+    first, last = (Manifest.load(RunDirectory(result.run_dir), step).progress.seconds for step in (EVERY, result.step))
+    return last - first
+
+
+def main() -> None:
+    """Measures, and prints the table."""
+    parser = argparse.ArgumentParser(prog="scripts/bench_decide.sh", description=__doc__)
+    parser.add_argument("--parameters", type=int, default=10_000_000, help="of the model (default 10 million)")
+    parser.add_argument("--steps", type=int, default=200, help="of each run (default 200)")
+    parser.add_argument("--rounds", type=int, default=5, help="how many pairs of runs (default 5)")
+    parser.add_argument("--json", metavar="FILE", help="write the figures there too")
+    arguments = parser.parse_args()
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    figures = list(measure(arguments.parameters, arguments.steps, arguments.rounds, 1.01))
+    show(figures)
+    if arguments.json:
+        write(figures, arguments.json)
+
+
+if __name__ == "__main__":
+    main()

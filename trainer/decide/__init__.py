@@ -1,0 +1,1 @@
+"""What to keep and when to stop: pure folds over the records."""

@@ -1,0 +1,1 @@
+"""What is done with the checkpoints of a run: evaluated later, exported."""
