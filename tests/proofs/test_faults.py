@@ -126,9 +126,9 @@ def lent() -> Iterator[list[str]]:
         for variable, value in beginning:
             variable.assign(value)
         chosen.append(assembly._choose_jit(config, parts.state, parts.source, known))
-        schedule, best = assembly._schedule(config, parts.source, {})
+        schedule, decisions = assembly.schedule_and_decisions(config, parts.source, {})
         info = dataclasses.replace(parts.info, jit=chosen[-1], run_id=uuid.uuid4().hex)
-        return dataclasses.replace(parts, config=config, schedule=schedule, best=best, info=info)
+        return dataclasses.replace(parts, config=config, schedule=schedule, decisions=decisions, info=info)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trainer_module, "assemble", lend)
@@ -992,7 +992,7 @@ def test_a_run_whose_directory_goes_away_ends_and_writes_nothing_to_what_is_ther
         outcome = start(path, on_record=taken, async_save=async_save)
     assert now, "no record was delivered"
     assert_told(outcome, 74)
-    assert f"{path} was removed or replaced while the run was writing to it" in outcome.message
+    assert f"{path} was removed or replaced while it was in use" in outcome.message
     assert path.exists() == (there != "nothing")
     if path.is_dir():
         assert read_tree(path) == now[0]

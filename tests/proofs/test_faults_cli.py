@@ -165,7 +165,7 @@ def test_a_run_directory_that_is_moved_away_ends_the_run_and_the_one_there_now_s
     code = process.wait(timeout=SECONDS_AT_MOST)
     told = (tmp_path / "output.txt").read_text().splitlines()
     assert code == 74, told
-    assert told[-1].startswith(f"error: {run_dir} was removed or replaced while the run was writing to it; ")
+    assert told[-1].startswith(f"error: {run_dir} was removed or replaced while it was in use; ")
     assert all(line.startswith("warning: ") for line in told[:-1]), told
     for name in ("metrics.jsonl", "journal.jsonl", "run.json", "flags.txt"):
         assert (run_dir / name).read_bytes() == (undisturbed / name).read_bytes(), name

@@ -75,3 +75,26 @@ def test_a_step_that_applies_its_own_gradients_stops_where_a_weight_is_spoiled(
 
     advance = machinery(Own(), jit=jit).program.run(5, [])
     assert (advance.problem, advance.open.step) == ("the weight kernel", 3)
+
+
+def test_weights_that_no_checkpoint_would_hold_are_refused_by_name(linear: Any) -> None:
+    class Listed(keras.Model):
+        """Keras finds its layers in the list, and a checkpoint does not."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = [keras.layers.Dense(4, name="lower"), keras.layers.Dense(1, name="upper")]
+
+        def call(self, inputs: Any) -> Any:
+            for layer in self.body:
+                inputs = layer(inputs)
+            return inputs
+
+    class Lost(linear):
+        def model(self, seed: Any) -> Any:
+            model = Listed()
+            model(tf.zeros([1, 3]))
+            return model
+
+    with pytest.raises(ConfigError, match=r"no checkpoint of Listed .* listed/lower/kernel, .* and 1 more.*attributes"):
+        TrainState(Lost(), 17)

@@ -62,10 +62,7 @@ def assemble(
     deterministic = machine.configure(threads=config.threads, deterministic=config.deterministic)
     experiment = at_precision(experiment, config.precision)
     source, splits = _sources(experiment, config)
-    schedule = _schedule(config, source, splits)
-    decisions = decisions_of(config, schedule, splits)
-    if decisions.needs_train_records:
-        schedule = schedule.deciding_on_windows()
+    schedule, decisions = schedule_and_decisions(config, source, splits)
     state = TrainState(experiment, config.seed, ema=config.ema, precision=config.precision, freeze=config.freeze)
     jit = _choose_jit(config, state, source, known)
     update = Update(accumulate=config.accumulate, clip_norm=config.clip_norm, on_nonfinite=config.on_nonfinite)
@@ -129,10 +126,15 @@ def _sources(experiment: Experiment, config: Config) -> tuple[Source, dict[str, 
     return source, dict(splits)
 
 
-def _schedule(config: Config, source: Source, splits: Mapping[str, Source]) -> Schedule:
+def schedule_and_decisions(config: Config, source: Source, splits: Mapping[str, Source]) -> tuple[Schedule, Decisions]:
+    """When what is due, and what is decided by the records.
+
+    Raises:
+      ConfigError: they cannot be.
+    """
     if config.train_for is None:
         raise ConfigError("train_for is not set; say how long to train, such as --train_for=10epochs")
-    return Schedule(
+    schedule = Schedule(
         train_for=config.train_for,
         log_every=config.log_every,
         eval_every=config.eval_every if splits else "never",
@@ -146,6 +148,8 @@ def _schedule(config: Config, source: Source, splits: Mapping[str, Source]) -> S
         clock_in_log=config.clock_in_log,
         marks=config.profile_steps() or (),
     )
+    decisions = decisions_of(config, schedule, splits)
+    return (schedule.deciding_on_windows() if decisions.needs_train_records else schedule), decisions
 
 
 def _choose_jit(config: Config, state: TrainState, source: Source, known: RunInfo | None) -> str:

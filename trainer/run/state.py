@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -103,6 +103,7 @@ class TrainState:
         self.loss_scale = LossScale() if precision == MIXED_FLOAT16 else None
         self.ema_model = build_model(experiment, seed, precision) if ema else None
         reached = {id(node) for node in tf.train.TrackableView(self.model).descendants()}
+        self._check_reached(reached)
         own = ((v, guests.tensor_variable(v)) for v in guests.variables_of(self.model))
         self._reached = [(variable, tensor) for variable, tensor in own if id(variable) in reached]
         self._ema_pairs = self._paired()
@@ -213,6 +214,17 @@ class TrainState:
     def _check_finite(self) -> tf.Tensor:
         checks = [tf.reduce_all(tf.math.is_finite(variable)) for variable in self._trainable_variables()]
         return tf.reduce_all(tf.stack(checks))
+
+    def _check_reached(self, reached: Container[int]) -> None:
+        """Refuses weights that training would change and no checkpoint would hold."""
+        lost = [variable for variable in self._trainable_variables() if id(variable) not in reached]
+        if lost:
+            names = ", ".join(getattr(variable, "path", variable.name) for variable in lost[:3])
+            more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
+            raise ConfigError(
+                f"no checkpoint of {type(self.model).__name__} would hold its weights {names}{more}: TensorFlow finds "
+                "no attribute that leads there; keep the layers in attributes of their own, and not in a Python list"
+            )
 
     def _check_optimizer(self, optimizer: Any, experiment: str) -> None:
         kind = type(optimizer).__name__
