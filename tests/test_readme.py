@@ -24,8 +24,14 @@ def test_the_experiment_of_the_readme_trains(
     ended = command("main", "--experiment=my_experiment:MyExperiment", "--set=units=32")
     assert ended.returncode == 0, ended.stderr
     accuracy = re.findall(r"accuracy ([\d.]+)", ended.stdout)
-    assert float(accuracy[-1]) > 0.98
+    assert float(accuracy[-1]) > 0.97
     assert "in runs/myexperiment" in ended.stdout
+    tested = command("evaluate", "runs/myexperiment", "--which=best", "--split=test")
+    assert tested.returncode == 0, tested.stderr
+    assert re.search(r"step +\d+ .* test +loss [\d.]+  accuracy 0\.9\d+", tested.stdout)
+    exported = command("export", "runs/myexperiment", "--to=served")
+    assert exported.returncode == 0, exported.stderr
+    assert "out  probability  float32 [any]" in exported.stdout
 
 
 def test_the_loop_of_the_readme_is_the_one_that_is_tested() -> None:

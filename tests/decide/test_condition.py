@@ -81,6 +81,7 @@ def test_a_mean_is_that_of_the_last_values(values: list[float | None], count: in
 
 def test_a_moving_average_begins_at_the_first_value_and_is_undefined_where_the_value_is() -> None:
     assert held("ema0.5(train/loss)<=0.5", [0.5, 0.0, 1.0, None, 0.375]) == [True, True, False, False, True]
+    assert held("ema0.5(train/loss)<=0.5", [0.5, None]) == [True, False]
 
 
 def test_best_is_the_bar_that_the_values_before_have_set() -> None:
@@ -104,6 +105,33 @@ def test_functions_nest() -> None:
     assert held("best(mean2(train/loss))<0.6", [0.0, 0.0, 0.0]) == [False, False, True]
 
 
+@pytest.mark.parametrize("outer", ["mean2", "ema0.5", "best"])
+@pytest.mark.parametrize("inner", ["mean2", "ema0.5", "best"])
+def test_any_function_of_any_function_can_be_kept_and_is_defined_some_time(outer: str, inner: str) -> None:
+    conditions = Conditions(f"{outer}({inner}(train/loss))<1")
+    for step in range(1, 6):
+        conditions.fold(window(step, 0.5))
+        json.dumps(conditions.to_json(), allow_nan=False)
+    assert conditions.hold(5)
+
+
+def test_both_sides_have_to_be_measured_at_the_step() -> None:
+    for text in ("validation/loss<train/loss", "train/loss>validation/loss"):
+        conditions = Conditions(text)
+        assert hold(conditions, window(1, 0.5), evaluation(1, 0.25))
+        assert not hold(conditions, evaluation(2, 0.25))
+        assert not hold(conditions, window(3, 0.5))
+
+
+def test_the_best_by_another_mode_begins_anew() -> None:
+    first = Conditions("train/loss<best(train/loss)")
+    for step, value in enumerate([0.9, 0.5], start=1):
+        first.fold(window(step, value))
+    other = Conditions("train/loss>best(train/loss)", lambda metric: "max")
+    other.restore(first.to_json())
+    assert hold(other, window(3, 0.25))
+
+
 TEXTS = st.sampled_from(
     [
         "train/loss<0.3",
@@ -111,6 +139,7 @@ TEXTS = st.sampled_from(
         "ema0.9(train/loss)<0.4",
         "train/loss<best(train/loss)",
         "mean2(train/loss)<=best(mean2(train/loss)),ema0.5(train/loss)<0.5",
+        "train/loss<mean2(best(train/loss)),train/loss<=ema0.5(best(train/loss))",
     ]
 )
 
@@ -153,7 +182,13 @@ def test_other_conditions_take_over_what_they_share_and_nothing_of_data_that_is_
         ("", "ends where a metric"),
         ("train/loss", "ends where <"),
         ("train/loss<", "ends where a metric"),
-        ("train/loss==0.1", "ends where <"),
+        ("train/loss==0.1", "has 'train/loss==0.1' where a number"),
+        ("train/loss=<0.1", "has 'train/loss=' where a number"),
+        ("mean5(3)<train/loss", "has '3.0' where a metric for mean5"),
+        ("train/loss<best(mean1(0.5))", "has '0.5' where a metric for mean1"),
+        ("mean99999999999999999999(train/loss)<1", "meanN such as mean5 .up to 10000."),
+        ("mean10001(train/loss)<1", "meanN such as mean5 .up to 10000."),
+        (f"{'mean2(' * 2000}train/loss{')' * 2000}<1", "no more than 10 functions inside one another"),
         ("loss<0.1", "has 'loss' where a number, or a metric such as train/loss"),
         ("train/loss<0.1,", "ends where a metric"),
         ("train/loss<0.1 validation/loss<1", "has 'validation/loss' where a comma"),

@@ -12,7 +12,7 @@ from trainer.decide.early_stop import EarlyStop, parse_patience
 from trainer.decide.monitor import Monitor
 from trainer.errors import ConfigError
 from trainer.ledger.record import Record
-from trainer.timeline.cadence import Grid
+from trainer.timeline.cadence import Grid, Progress
 from trainer.timeline.duration import STEP, Duration
 
 ACCURACY, LOSS = Monitor("validation/accuracy", "max"), Monitor("train/loss", "min")
@@ -80,7 +80,7 @@ def test_what_is_kept_of_them_brings_a_resume_to_the_same_answers() -> None:
         "train/loss": [{"value": 0.25, "step": 3, "relation": "window"}],
     }
     assert kept["early_stop"]["monitor"] == "validation/accuracy"
-    resumed.restore(kept)
+    resumed.restore(kept, Progress(3, 12))
     assert resumed.at(3) == first.at(3)
     assert fold(resumed, evaluation(4, 0.6)) == fold(first, evaluation(4, 0.6))
     assert resumed.to_json() == first.to_json()
@@ -88,17 +88,17 @@ def test_what_is_kept_of_them_brings_a_resume_to_the_same_answers() -> None:
 
 def test_a_manifest_of_an_older_version_is_gone_on_from() -> None:
     resumed = decisions()
-    resumed.restore({"best": {"train/loss": [{"value": 0.5, "step": 3}]}, "early_stop": {}})
+    resumed.restore({"best": {"train/loss": [{"value": 0.5, "step": 3}]}, "early_stop": {}}, Progress(3, 12))
     assert resumed.kept_steps == {3}
-    resumed.restore({})
+    resumed.restore({}, Progress(3, 12))
 
 
 def test_a_ranking_in_the_other_direction_or_of_other_data_begins_anew() -> None:
     first = Decisions([Monitor("validation/loss", "max")])
     fold(first, evaluation(2, 0.7))
     other, same = Decisions([Monitor("validation/loss", "min")]), Decisions([Monitor("validation/loss", "max")])
-    other.restore(first.to_json())
-    same.restore(first.to_json(), lambda metric: False)
+    other.restore(first.to_json(), Progress(2, 8))
+    same.restore(first.to_json(), Progress(2, 8), lambda metric: False)
     assert not other.kept_steps
     assert not same.kept_steps
 
@@ -120,3 +120,25 @@ def test_metrics_that_there_are_not_are_refused_by_the_flag_that_asks_for_them()
         decisions().check(names)
     with pytest.raises(ConfigError, match=r"save_if: train/loss is in no record"):
         Decisions([ACCURACY], conditions=Conditions("train/loss<1")).check(names)
+
+
+def test_a_patience_that_is_not_taken_over_begins_at_the_step_that_is_resumed_from() -> None:
+    def patient(monitor: Monitor) -> Decisions:
+        patience = EarlyStop(monitor, parse_patience("5steps"), place=place, baseline=0.5)
+        return Decisions([monitor], early_stop=patience)
+
+    first = patient(Monitor("train/loss", "min"))
+    fold(first, window(8, 0.9))
+    # Another metric, the other direction, other data, and none before.
+    for resumed, control, comparable in (
+        (patient(Monitor("validation/loss", "min")), first.to_json(), True),
+        (patient(Monitor("train/loss", "max")), first.to_json(), True),
+        (patient(Monitor("train/loss", "min")), first.to_json(), False),
+        (patient(Monitor("train/loss", "min")), {}, True),
+    ):
+        resumed.restore(control, Progress(8, 32), lambda metric, answer=comparable: answer)  # type: ignore[misc]
+        assert resumed.early_stop is not None
+        state = resumed.early_stop.to_json()
+        assert (state["step"], state["examples"], state["evals"], state["stopped"]) == (8, 32, 0, False)
+    assert not fold(resumed, window(12, 0.9)).stop
+    assert fold(resumed, window(13, 0.9)).stop

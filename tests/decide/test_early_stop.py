@@ -148,15 +148,29 @@ def test_less_patience_stops_a_run_at_its_next_evaluation_and_not_at_its_start()
     assert less.stopped
 
 
-def test_the_patience_with_another_metric_begins_anew() -> None:
+def test_a_warm_up_until_later_takes_a_stop_back() -> None:
     first = stopping("1eval")
-    for step in (1, 2):
+    for step in (2, 4):
         first.fold(evaluation(step, 0.5))
-    other = stopping("1eval", monitor=Monitor("validation/accuracy", "max"))
-    other.restore(first.to_json())
-    assert not other.stopped
-    other.restore({})
-    assert not other.stopped
+    assert first.stopped
+    for steps, stopped in (("4steps", True), ("5steps", False)):
+        again = stopping("1eval", warmup=Duration.parse(steps))
+        again.restore(first.to_json())
+        assert again.stopped == stopped
+
+
+def test_a_patience_of_a_fraction_is_over_at_the_first_step_that_is_not_before_it() -> None:
+    # A third of an epoch is 13.33 examples: 4 steps of 4 are more, 3 are not.
+    assert stops_at("1/3epochs", [0.5] * 9) == 5
+
+
+def test_what_is_kept_tells_where_the_last_measurement_was() -> None:
+    early_stop = stopping("9evals")
+    for step, value in ((3, 0.5), (6, 0.4), (9, 0.6)):
+        early_stop.fold(evaluation(step, value))
+        kept = early_stop.to_json()
+        assert (kept["last_step"], kept["last_examples"]) == (step, 4 * step)
+    assert (kept["value"], kept["step"], kept["examples"], kept["evals"]) == (0.4, 6, 24, 1)
 
 
 @pytest.mark.parametrize(

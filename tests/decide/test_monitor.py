@@ -15,7 +15,28 @@ def chosen(monitor: str | None, mode: str = "auto", **others: object) -> list[st
 
 
 @pytest.mark.parametrize(
-    "name", ["loss", "error", "perplexity", "wer", "mean_absolute_error", "latency", "top5_error", "accuracy_loss"]
+    "name",
+    [
+        *(
+            "loss",
+            "error",
+            "perplexity",
+            "wer",
+            "mean_absolute_error",
+            "latency",
+            "top5_error",
+            "accuracy_loss",
+            "mape",
+        ),
+        *(
+            "1-accuracy",
+            "accuracy_std",
+            "recall_gap",
+            "return_variance",
+            "negative_log_likelihood",
+            "false_positive_rate",
+        ),
+    ],
 )
 def test_auto_minimizes_what_is_a_cost(name: str) -> None:
     assert direction(f"validation/{name}") == "min"
@@ -25,7 +46,9 @@ def test_auto_minimizes_what_is_a_cost(name: str) -> None:
     "name",
     [
         *("accuracy", "acc", "top5", "top_5_accuracy", "auc", "f1", "f1_score", "F-score", "fscore", "macro_f_score"),
-        *("precision", "recall", "bleu", "iou", "Accuracy", "mean_recall", "ROC-AUC"),
+        *("precision", "recall", "bleu", "iou", "Accuracy", "mean_recall", "ROC-AUC", "BinaryAccuracy", "MeanIoU"),
+        *("mean_io_u", "f1score", "mAP50", "AP50", "bleu4", "rougeL", "cosine_similarity", "pearson", "hits@10"),
+        *("exact_match", "explained_variance", "log_likelihood", "success_rate", "tpr", "PrecisionAtRecall"),
     ],
 )
 def test_auto_maximizes_what_is_a_success(name: str) -> None:

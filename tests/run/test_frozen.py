@@ -101,13 +101,13 @@ def test_patterns_match_the_names_that_a_checkpoint_has(patterns: str, names: li
     assert str(frozen) == f"freeze {patterns}: {len(names)} of 8 variables"
 
 
-def test_the_variables_of_a_keras_model_go_by_the_names_that_keras_gives_too() -> None:
+def test_a_refusal_says_whose_variables_those_of_a_keras_model_are() -> None:
     layers = [keras.layers.Dense(4, name="lower"), keras.layers.Dense(2, name="upper")]
     model = keras.Sequential([keras.Input([3]), *layers])
-    assert [v.shape for v in Frozen(model, "*/lower/*").variables] == [(3, 4), (4,)]
-    assert Frozen(model, "*/lower/*").variables == Frozen(model, "_functional/_operations/1/*").variables
-    with pytest.raises(ConfigError, match=r"/lower/bias, .*/lower/kernel, .*/upper/bias"):
-        Frozen(model, "middle/*")
+    assert [v.shape for v in Frozen(model, "_functional/_operations/1/*").variables] == [(3, 4), (4,)]
+    # A name that Keras made up counts what was built before: it would mean other weights in another process.
+    with pytest.raises(ConfigError, match=r"_functional/_operations/1/_kernel \(\w+/lower/kernel\)"):
+        Frozen(model, "*/lower/*")
 
 
 def test_nothing_is_frozen_unless_asked() -> None:

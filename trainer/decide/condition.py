@@ -4,7 +4,7 @@
 conditions = condition { "," condition }                      all of them have to hold
 condition  = value ("<" | "<=" | ">" | ">=") value
 value      = NUMBER | METRIC | FUNCTION "(" value ")"
-METRIC     = GROUP "/" NAME                                    train/loss, validation/accuracy
+METRIC     = GROUP "/" NAME                                    train/loss, validation/accuracy; no spaces <>=(),
 FUNCTION   = "mean" COUNT | "ema" DECAY | "best"               mean5, ema0.9, best
 ```
 """
@@ -29,8 +29,10 @@ _COMPARISONS: dict[str, Callable[[float, float], bool]] = {
     ">=": operator.ge,
 }
 _TOKEN = re.compile(r"\s*(<=|>=|[<>(),]|[^\s<>(),]+)\s*")
-_MEAN = re.compile(r"mean([1-9]\d*)")
+_MEAN = re.compile(r"mean([1-9]\d{0,11})")
 _EMA = re.compile(r"ema(0?\.\d+|0)")
+_MOST_VALUES, _MOST_NESTED = 10_000, 10
+"""Values that a mean may remember, as each manifest keeps them; and functions that may be inside one another."""
 _EXPECTED = (
     "comparisons by comma, such as train/loss<0.1, mean5(train/loss)<=0.1, ema0.9(train/loss)<0.1 or "
     "validation/loss<best(validation/loss)"
@@ -125,31 +127,35 @@ class _Parser:
             if word != ",":
                 raise self._unexpected(word, "a comma or the end")
 
-    def _value(self) -> Expression:
+    def _value(self, nested: int = 0) -> Expression:
         word = self._take()
         if not word or not _is_word(word):
             raise self._unexpected(word, "a metric, a number or a function of one")
         if self._peek() != "(":
             return self._plain(word)
         self._take()
-        inner = self._value()
+        if nested == _MOST_NESTED:
+            raise self._unexpected("(", f"no more than {_MOST_NESTED} functions inside one another")
+        inner = self._value(nested + 1)
         if (closing := self._take()) != ")":
             raise self._unexpected(closing, ")")
-        if match := _MEAN.fullmatch(word):
+        if not any(isinstance(part, Metric) for part in inner.parts()):
+            raise self._unexpected(inner.text, f"a metric for {word}")
+        if (match := _MEAN.fullmatch(word)) and int(match[1]) <= _MOST_VALUES:
             return Mean(int(match[1]), inner)
         if match := _EMA.fullmatch(word):
             return MovingAverage(float(match[1]), inner)
         if word == "best":
-            metric = next((part.text for part in inner.parts() if isinstance(part, Metric)), "")
+            metric = next(part.text for part in inner.parts() if isinstance(part, Metric))
             return BestBefore(self._mode_of(metric), inner)
-        raise self._unexpected(word, "meanN such as mean5, emaD such as ema0.9, or best")
+        raise self._unexpected(word, f"meanN such as mean5 (up to {_MOST_VALUES}), emaD such as ema0.9, or best")
 
     def _plain(self, word: str) -> Expression:
         try:
             number = float(word)
         except ValueError:
             group, slash, name = word.partition("/")
-            if group and slash and name:
+            if group and slash and name and "=" not in word:
                 return Metric(word)
             raise self._unexpected(word, "a number, or a metric such as train/loss") from None
         if not math.isfinite(number):

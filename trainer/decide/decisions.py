@@ -11,6 +11,7 @@ from trainer.decide.condition import Conditions
 from trainer.decide.early_stop import EarlyStop
 from trainer.decide.monitor import TRAIN, Monitor, check_metric, group_of
 from trainer.ledger.record import Record
+from trainer.timeline.cadence import Progress
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,11 +127,14 @@ class Decisions:
             **({"save_if": self.conditions.to_json()} if self.conditions else {}),
         }
 
-    def restore(self, control: Mapping[str, Any], comparable: Callable[[str], bool] = lambda metric: True) -> None:
-        """Goes on from what `to_json` gave, as far as it is of the same metrics.
+    def restore(
+        self, control: Mapping[str, Any], now: Progress, comparable: Callable[[str], bool] = lambda metric: True
+    ) -> None:
+        """Goes on from what `to_json` gave, as far as it is of the same metrics; the rest begins anew.
 
         Args:
           control: the manifest's.
+          now: where the run is.
           comparable: whether values of a metric are of the same data before and after.
         """
         modes = control.get("modes", {})
@@ -141,7 +145,11 @@ class Decisions:
         for best in self.rankings:
             if same(best.monitor):
                 best.restore(control.get("best", {}).get(best.monitor.metric, ()))
-        if self.early_stop and same(self.early_stop.monitor):
-            self.early_stop.restore(control.get("early_stop", {}))
+        if self.early_stop:
+            known, monitor = control.get("early_stop", {}), self.early_stop.monitor
+            if same(monitor) and known.get("monitor") == monitor.metric:
+                self.early_stop.restore(known)
+            else:
+                self.early_stop.begin(now)
         if self.conditions:
             self.conditions.restore(control.get("save_if", {}), comparable)

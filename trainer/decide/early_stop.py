@@ -16,7 +16,7 @@ from trainer.timeline.duration import SECOND, STEP, Duration
 
 EVAL = "eval"
 """The unit of a patience that counts measurements of the monitored metric."""
-_EVALS = re.compile(r"\s*(\d[\d_]*)\s*(?:evals?|evaluations?)\s*", re.IGNORECASE)
+_EVALS = re.compile(r"\s*(\d[\d_]{0,17})\s*(?:evals?|evaluations?)\s*", re.IGNORECASE)
 _EXPECTED = "a number and evals, steps, epochs, examples or run, such as 5evals or 2epochs, several by comma, or never"
 
 
@@ -129,7 +129,7 @@ class EarlyStop:
             return
         state, now = self._state, Progress(record.step, record.examples)
         state.last_step, state.last_examples = now.step, now.examples
-        if self._warmup and not self._warmup.index(_on(self._warmup, now)):
+        if self._warming_up(now):
             state.step, state.examples = now.step, now.examples
             return
         if value is not None and (self._bar is None or self.monitor.better(value, self._bar, by=self._min_delta)):
@@ -147,12 +147,21 @@ class EarlyStop:
         """What the manifest keeps under `control.early_stop`."""
         return {"monitor": self.monitor.metric, **dataclasses.asdict(self._state)}
 
+    def begin(self, now: Progress) -> None:
+        """Begins anew in the midst of a run."""
+        self._state = _State(step=now.step, examples=now.examples)
+
     def restore(self, known: Mapping[str, Any]) -> None:
-        """Goes on from what `to_json` gave. A run that had stopped goes on where it is allowed more patience now."""
-        if known.get("monitor") != self.monitor.metric:
-            return
+        """Goes on from what `to_json` gave for the same metric.
+
+        A run that had stopped goes on where it is allowed more patience now, or a warm-up until later.
+        """
         self._state = _State(**{item.name: known[item.name] for item in dataclasses.fields(_State)})
-        self._state.stopped &= self._exhausted()
+        last = Progress(self._state.last_step, self._state.last_examples)
+        self._state.stopped &= self._exhausted() and not self._warming_up(last)
+
+    def _warming_up(self, now: Progress) -> bool:
+        return self._warmup is not None and not self._warmup.index(_on(self._warmup, now))
 
     def _exhausted(self) -> bool:
         """Whether one of the limits is reached at the last measurement."""

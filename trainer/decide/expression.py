@@ -104,9 +104,10 @@ class _Of(Expression):
 
     def fold(self, record: Record) -> bool:
         """Takes the value in, where the record measures it."""
-        measured = self._inner.fold(record)
+        measured, value = self._inner.fold(record), self._inner.value
         if measured:
-            self._take(self._inner.value)
+            # What `best` begins with is no value that could be averaged, or kept.
+            self._take(value if value is not None and math.isfinite(value) else None)
         return measured
 
     def measured_at(self, step: int) -> bool:
@@ -181,7 +182,7 @@ class BestBefore(_Of):
     """
 
     def __init__(self, mode: str, inner: Expression) -> None:
-        super().__init__("best", inner)
+        super().__init__(f"best_{mode}", inner)
         self._better = max if mode == MAX else min
         self._worst = -math.inf if mode == MAX else math.inf
         self._best: float | None = None

@@ -16,10 +16,13 @@ EXACT, WINDOW = "exact", "window"
 """How a metric relates to the checkpoint of its step: measured on its weights, or a mean over earlier ones."""
 
 _MAXIMIZED = (
-    r"acc(uracy)?|auc|auroc|auprc|precision|recall|sensitivity|specificity|f\d|f[_-]\d|f[_-]?score|f[_-]?beta|map|mrr|"
-    r"ndcg|m?iou|dice|jaccard|kappa|mcc|bleu|rouge|psnr|ssim|r2|top[_-]?\d+|reward|return"
+    r"acc(uracy)?|(pr_|roc_)?auc(pr|roc)?|auroc|auprc|ap_?\d*|m?ap_?\d*|precision|recall|sensitivity|specificity|tpr|tnr|"
+    r"f_?\d(_?score)?|f_?(score|measure|beta)|mrr|ndcg|hits?(_rate)?|exact_match|m?iou|io_u|dice|jaccard|kappa|mcc|"
+    r"matthews\w*|pearsonr?|spearmanr?|corr(elation)?|cosine_similarity|(sacre)?bleu_?\d*|rouge_?(\d|l|w|s)?|meteor|chrf|"
+    r"psnr|ssim|r_?2|r_squared|explained_variance|log_likelihood|elbo|top_?\d+|(win|success|pass)_rate|reward|return|score"
 )
-_MINIMIZED = r"loss|err(or)?s?"
+_MINIMIZED = r"loss|err(or)?s?|neg(ative)?|1|std|(?<!explained_)var(iance)?|deviation|gap|distance"
+"""What keeps a name from being maximized: an error by another name, or how much something varies."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,8 +67,9 @@ def direction(metric: str) -> str:
     >>> direction("validation/accuracy"), direction("validation/loss")
     ('max', 'min')
     """
-    name = metric.rpartition("/")[2].lower()
-    large, small = (re.search(rf"(^|[_\W])({words})($|[_\W])", name) for words in (_MAXIMIZED, _MINIMIZED))
+    # MeanIoU and BinaryAccuracy are words of several, too.
+    name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|[\W_]+", "_", metric.rpartition("/")[2]).lower()
+    large, small = (re.search(rf"(^|_)({words})(_|$)", name) for words in (_MAXIMIZED, _MINIMIZED))
     return MAX if large and not small else MIN
 
 
@@ -103,6 +107,20 @@ def parse_modes(text: str) -> tuple[str, ...]:
         if mode not in MODES:
             raise ConfigError(f"mode={text}: {mode!r} is no mode; expected {', '.join(MODES)}, for several one each")
     return modes
+
+
+def check_modes(modes: tuple[str, ...], metrics: Sequence[str]) -> tuple[str, ...]:
+    """One mode for each of the metrics.
+
+    Raises:
+      ConfigError: there are neither as many nor one for all.
+    """
+    if len(modes) not in (1, len(metrics)):
+        raise ConfigError(
+            f"mode={','.join(modes)} has {len(modes)} modes for {len(metrics)} monitored metrics; "
+            "expected one for all, or one each"
+        )
+    return modes * len(metrics) if len(modes) == 1 else modes
 
 
 def parse_metrics(text: str) -> tuple[str, ...]:
@@ -145,14 +163,7 @@ def choose_monitors(
         metrics = parse_metrics(monitor)
         for metric in metrics:
             check_group(metric, "monitor=", splits=splits, evaluates=evaluates, logs=logs)
-    modes = parse_modes(mode)
-    if len(modes) not in (1, len(metrics)):
-        raise ConfigError(
-            f"mode={mode} has {len(modes)} modes for {len(metrics)} monitored metrics; "
-            "expected one for all, or one each"
-        )
-    if len(modes) == 1:
-        modes *= len(metrics)
+    modes = check_modes(parse_modes(mode), metrics)
     return tuple(
         Monitor(metric, direction(metric) if mode == AUTO else mode)
         for metric, mode in zip(metrics, modes, strict=True)

@@ -11,13 +11,15 @@ from trainer.errors import Unusable
 from trainer.ledger.record import Record
 
 _SMOOTHED = 5
-"""Records whose mean is the smoothed loss."""
+"""Records whose median is the smoothed loss: one that stands out, by luck or by a spike, says nothing."""
 _LEAST = 10
 """Records without which nothing can be said."""
 _SHARE = 0.02
 """Of all that was gained: where less is still to come, the loss has stopped improving."""
 _NOISE = 3.0
 """Standard deviations of the smoothed loss by which its lowest value may be luck."""
+_OF_MEDIAN = 0.5356
+"""The standard deviation of the median of five normal values, over that of one."""
 _TAIL = 0.05
 """The share of the records, of which there are two at least, that has to come after it."""
 
@@ -56,9 +58,9 @@ class Plateau:
 def find_plateau(records: Iterable[Record]) -> Plateau:
     """Finds the first record after which less than 2 % of what the smoothed train loss gained is still gained.
 
-    The smoothed loss at a record is the mean of it and the four before it; what was gained is its first value less its
-    lowest. A lowest value is partly luck: where three standard deviations of the smoothed loss are more than the 2 %,
-    they take their place, and a gain of no more than twice as much is none. The deviation is that of the second
+    The smoothed loss at a record is the median of it and the four before it; what was gained is its first value less
+    its lowest. A lowest value is partly luck: where three standard deviations of the smoothed loss are more than the
+    2 %, they take their place, and a gain of no more than twice as much is none. The deviation is that of the second
     differences of the loss, by their median, so that neither a trend nor a jump is taken for noise. Fewer than two
     records after that one, or than 5 % of all, do not show that the loss has stopped: then it was still improving.
 
@@ -81,7 +83,7 @@ def find_plateau(records: Iterable[Record]) -> Plateau:
     smoothed = _smooth(known)
     lowest = min(smoothed, key=lambda point: point.loss)
     gained = smoothed[0].loss - lowest.loss
-    noise = _NOISE * _deviation([point.loss for point in known]) / math.sqrt(_SMOOTHED)
+    noise = _NOISE * _OF_MEDIAN * _deviation([point.loss for point in known])
     if gained <= 2 * noise or gained <= 0:
         beyond = " by more than its noise" if noise else ""
         raise Unusable(
@@ -98,9 +100,9 @@ def find_plateau(records: Iterable[Record]) -> Plateau:
 
 
 def _smooth(points: Sequence[Point]) -> list[Point]:
-    """The mean of each point's loss and those of the four before it."""
+    """The median of each point's loss and those of the four before it."""
     return [
-        Point(points[end - 1].step, statistics.fmean(point.loss for point in points[end - _SMOOTHED : end]))
+        Point(points[end - 1].step, statistics.median(point.loss for point in points[end - _SMOOTHED : end]))
         for end in range(_SMOOTHED, len(points) + 1)
     ]
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from trainer.data.sources import END_MODES, ITERATOR, REPEAT, REPLAY, RESTART
 from trainer.decide.condition import Conditions
 from trainer.decide.early_stop import parse_patience
-from trainer.decide.monitor import parse_metrics, parse_modes
+from trainer.decide.monitor import check_modes, parse_metrics, parse_modes
 from trainer.errors import ConfigError
 from trainer.run.experiment import FREE, REFUSE, WARN
 from trainer.storage.size import parse_size
@@ -30,7 +30,8 @@ FLOAT32, MIXED_FLOAT16, MIXED_BFLOAT16 = PRECISIONS = ("float32", "mixed_float16
 CHANGES = ("data", "parameters", "seed")
 """What `allow_change` can name."""
 
-_ON_METRICS = ("monitor", "mode", "save_if", "early_stop", "min_delta", "early_stop_baseline")
+_OF_EARLY_STOP = ("min_delta", "early_stop_baseline", "early_stop_warmup")
+_ON_METRICS = ("monitor", "mode", "save_if", "early_stop", *_OF_EARLY_STOP)
 
 CADENCES = ("train_for", "log_every", "eval_every", "save_every", "keep_every")
 
@@ -232,12 +233,16 @@ class Config:
         for name in CADENCES:
             if getattr(self, name) is not None:
                 _named(name, Cadence.parse, getattr(self, name))
-        parse_modes(self.mode)
+        modes = parse_modes(self.mode)
         if self.monitor is not None:
-            parse_metrics(self.monitor)
+            check_modes(modes, parse_metrics(self.monitor))
         if self.save_if is not None:
             Conditions(self.save_if)
-        _named("early_stop", parse_patience, self.early_stop)
+        if not _named("early_stop", parse_patience, self.early_stop):
+            for item in dataclasses.fields(self):
+                value = getattr(self, item.name)
+                if item.name in _OF_EARLY_STOP and value != item.default:
+                    raise ConfigError(f"{item.name}={value} is set, but no early_stop; set that, or leave it out")
         if self.early_stop_baseline is not None and not math.isfinite(self.early_stop_baseline):
             raise ConfigError(
                 f"early_stop_baseline={self.early_stop_baseline} is no value to be better than; "
@@ -321,6 +326,8 @@ def make_config(options: Mapping[str, Any], suggested: Mapping[str, Any]) -> Con
     if given.get("eval_every") == "never":
         # What the experiment would look at is of no use to a user who has evaluations off.
         given = {name: value for name, value in given.items() if name in options or name not in _ON_METRICS}
+    if given.get("early_stop", "never") == "never":
+        given = {name: value for name, value in given.items() if name in options or name not in _OF_EARLY_STOP}
     for name in {*CADENCES, "tick", "early_stop", "early_stop_warmup"} & given.keys():
         given[name] = None if given[name] is None else str(given[name])
     hints = typing.get_type_hints(Config)

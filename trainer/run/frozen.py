@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -26,9 +26,9 @@ class Frozen:
 
     Args:
       model: whose variables exist.
-      patterns: shell patterns of the names that a checkpoint has, `encoder/*`, or of those that Keras gives its own,
-        `dense/kernel`; several by comma; a `*` stands for any text, slashes included, and case matters. None freezes
-        nothing.
+      patterns: shell patterns of the names that a checkpoint has, `encoder/*`, several by comma; a `*` stands for any
+        text, slashes included, and case matters. None freezes nothing. The names that Keras gives would not do: they
+        count what a process has built before.
 
     Attributes:
       variables: what is frozen.
@@ -44,7 +44,7 @@ class Frozen:
         if patterns is None:
             return
         named = _named(model)
-        self.variables = _matched(patterns, named, type(model).__name__)
+        self.variables = _matched(patterns, named, model)
         self._known = frozenset(map(id, self.variables))
         self._of = len(named)
         if all(variable in self for variable in guests.trainable_variables_of(model)):
@@ -79,15 +79,11 @@ class Frozen:
         return f"freeze {self._patterns}: {len(self.variables)} of {self._of} variables" if self else "freeze nothing"
 
 
-def _named(model: Any) -> Sequence[tuple[tf.Variable, Sequence[str]]]:
-    """The variables of a model that a checkpoint holds, each with its name there and, last, the one that Keras gave."""
+def _named(model: Any) -> Mapping[str, tf.Variable]:
+    """The variables of a model that a checkpoint of it holds, by their names there."""
     names = variable_names(model)
-    own = ((variable, guests.tensor_variable(variable)) for variable in guests.variables_of(model))
-    return [
-        (tensor, (names[id(tensor)], *([variable.path] if guests.is_guest(variable) else [])))
-        for variable, tensor in own
-        if id(tensor) in names
-    ]
+    own = map(guests.tensor_variable, guests.variables_of(model))
+    return {names[id(variable)]: variable for variable in own if id(variable) in names}
 
 
 def _may_write(operation: Any, handle: tf.Tensor) -> bool:
@@ -101,22 +97,30 @@ def _may_write(operation: Any, handle: tf.Tensor) -> bool:
     return any(given is handle and position not in only_read for position, given in enumerate(operation.inputs))
 
 
-def _matched(patterns: str, named: Sequence[tuple[tf.Variable, Sequence[str]]], model: str) -> tuple[tf.Variable, ...]:
-    """The variables of which a name matches one of the patterns, each of which matches some."""
-    found: dict[int, tf.Variable] = {}
+def _matched(patterns: str, named: Mapping[str, tf.Variable], model: Any) -> tuple[tf.Variable, ...]:
+    """The variables whose names match one of the patterns, each of which matches some."""
+    found: dict[str, tf.Variable] = {}
     for pattern in (part.strip() for part in patterns.split(",")):
         # Without the platform's rules for files, which may not tell upper from lower case.
-        matches = {
-            id(variable): variable
-            for variable, names in named
-            if any(fnmatch.fnmatchcase(name, pattern) for name in names)
-        }
+        matches = {name: variable for name, variable in named.items() if fnmatch.fnmatchcase(name, pattern)}
         if not matches:
             more = f" and {len(named) - _SHOWN} more" if len(named) > _SHOWN else ""
-            shown = ", ".join(sorted(names[-1] for _, names in named)[:_SHOWN]) + more
             raise ConfigError(
-                f"freeze={patterns}: {pattern!r} matches no variable of {model}; expected patterns by comma, such as "
-                f"'encoder/*', of its variables {shown}"
+                f"freeze={patterns}: {pattern!r} matches no variable of {type(model).__name__}; expected patterns by "
+                f"comma, such as 'encoder/*', of its variables {', '.join(_shown(named, model)[:_SHOWN])}{more}"
             )
         found |= matches
     return tuple(found.values())
+
+
+def _shown(named: Mapping[str, tf.Variable], model: Any) -> list[str]:
+    """The names, each with the one that Keras gives where there is one: it tells whose variable that is."""
+    guests_own = {
+        id(guests.tensor_variable(variable)): variable.path
+        for variable in guests.variables_of(model)
+        if guests.is_guest(variable)
+    }
+    return [
+        f"{name} ({guests_own[id(variable)]})" if id(variable) in guests_own else name
+        for name, variable in sorted(named.items())
+    ]

@@ -77,7 +77,7 @@ class Loop:
                 # The manifest has the last word: a completed checkpoint may have closed the window that its file holds.
                 parts.program.clear_window()
             self._pending = frozenset(control.get("pending", ()))
-            parts.decisions.restore(control, going_on.comparable)
+            parts.decisions.restore(control, self._now, going_on.comparable)
         self._before = self._now
         self._evaluated_at: int | None = None
         self._open: Row | None = None

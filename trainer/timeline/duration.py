@@ -62,6 +62,8 @@ class Duration:
                 total += _number(digits) * scale
             except ZeroDivisionError:
                 raise ConfigError(f"{offending!r} divides by zero; expected {_EXPECTED}") from None
+            except ValueError:  # Python reads no whole number of more than some thousand digits.
+                raise ConfigError(f"{offending[:40]!r}… is too large; expected {_EXPECTED}") from None
             unit, position = this_unit, part.end()
         if total >= 2**62:
             raise ConfigError(f"{offending!r} is too large; expected {_EXPECTED}")
