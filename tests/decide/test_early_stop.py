@@ -160,8 +160,9 @@ def test_a_warm_up_until_later_takes_a_stop_back() -> None:
 
 
 def test_a_patience_of_a_fraction_is_over_at_the_first_step_that_is_not_before_it() -> None:
-    # A third of an epoch is 13.33 examples: 4 steps of 4 are more, 3 are not.
+    # A third of an epoch is 13.33 examples: 4 steps of 4 are more, 3 are not. A third of the run is 33.33 steps.
     assert stops_at("1/3epochs", [0.5] * 9) == 5
+    assert stops_at("1/3run", [0.5] * 50) == 35
 
 
 def test_what_is_kept_tells_where_the_last_measurement_was() -> None:

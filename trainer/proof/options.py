@@ -7,7 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 DEFAULT_STEPS = 12
-SET_HERE = ("dry_run", "keep_last", "profile", "progress", "resume", "run_dir", "save_every", "train_for")
+SET_HERE = (
+    *("dry_run", "early_stop", "early_stop_baseline", "early_stop_warmup", "keep_last", "min_delta", "profile"),
+    *("progress", "resume", "run_dir", "save_every", "save_if", "train_for"),
+)
 """The options that a proof chooses by itself."""
 
 
@@ -25,6 +28,8 @@ def cadences(steps: int, cuts: Sequence[int]) -> dict[str, Any]:
         "log_every": f"{next(straddles, 3)}steps",
         "eval_every": f"{steps // 2 + 1}steps",
         "save_every": f"{math.gcd(*stops) or max(1, steps // 2)}steps",
+        "save_if": None,
+        "early_stop": "never",
         "keep_last": steps + 1,
         "profile": None,
         "dry_run": False,
