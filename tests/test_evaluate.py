@@ -234,11 +234,26 @@ def test_a_run_is_evaluated_once_with_its_own_bits_and_status_shows_it(
     assert "checkpoint 10 of run cannot be used" in done.stderr
 
     status = json.loads(command("status", "run", "--json").stdout)
-    assert status["evaluations"] == {"lines": 4, "gone": 0}
+    assert status["evaluations"] == {"lines": 4, "gone": 0, "other_data": 0}
     shown = {row["step"]: row["evaluations"] for row in status["checkpoints"]}
     assert list(shown[30]) == ["test", "validation"]
     assert shown[10] == {}
-    assert shown[20]["validation"] == {**status["checkpoints"][1]["eval"]["validation"]}
+    fingerprint = again[0]["fingerprint"]
+    assert shown[20]["validation"] == {**status["checkpoints"][1]["eval"]["validation"], "fingerprint": fingerprint}
+
+    # For a script that cannot be told.
+    with open("/dev/full", "w") as full:
+        process = subprocess.run(
+            [sys.executable, "-m", "trainer.evaluate", "run", "--json"],
+            cwd=tmp_path,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=SECONDS_AT_MOST,
+            check=False,
+        )
+    assert process.returncode == 74
+    assert process.stderr.splitlines()[-1].startswith("error: cannot write to stdout")
 
     # In the middle of an evaluation, which then counts for nothing.
     endless = "trainer.data.stream(lambda: tf.data.Dataset.range(10**12).map(numbered), batch_size=9)"

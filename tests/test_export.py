@@ -108,8 +108,14 @@ def test_a_command_line_that_is_not_understood_is_64(
 def test_what_is_no_run_is_66_before_tensorflow_is_imported(run: Command, tmp_path: pathlib.Path) -> None:
     done = run(tmp_path / "missing", f"--to={tmp_path}/to")
     assert (done.returncode, done.stdout) == (66, "")
-    assert "has no checkpoint" in done.stderr
-    assert os.listdir(tmp_path) == []
+    assert "does not exist" in done.stderr
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    for name, what in (("file", "is a file"), ("folder", "is no run directory: it has no run.json")):
+        done = run(tmp_path / name, f"--to={tmp_path}/to")
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (66, "", 1)
+        assert what in done.stderr
+    assert sorted(os.listdir(tmp_path)) == ["file", "folder"]
 
 
 @pytest.mark.slow
@@ -324,3 +330,37 @@ def test_a_full_disk_is_74_and_leaves_nothing(trained: pathlib.Path, tmp_path: p
         assert done.stderr.startswith("error: cannot write ")
         assert done.stderr.count("\n") == 1
         assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("flags", "code"), [([], 0), (["--json"], 74)], ids=["people", "scripts"])
+def test_output_that_cannot_be_written_keeps_nothing_from_being_exported(
+    flags: list[str], code: int, trained: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    command = [sys.executable, "-m", "trainer.export", str(trained), f"--to={tmp_path}/to", "--weights_only", *flags]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=240, check=False, env=paths()
+        )
+    assert done.returncode == code, done.stderr
+    assert done.stderr.count("\n") == bool(code)
+    assert (tmp_path / "to" / "export.json").exists()
+
+
+@pytest.mark.slow
+def test_code_that_was_changed_is_told_in_one_line(run_dir: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    (tmp_path / "changed.py").write_text(
+        "import dataclasses\nimport tensorflow as tf\nfrom experiments.digits import Digits\n\n"
+        "@dataclasses.dataclass(frozen=True)\nclass Changed(Digits):\n"
+        "    def model(self, seed):\n        made = super().model(seed)\n"
+        "        made.more = tf.Variable(tf.ones([20, 20]), name='more')\n        return made\n"
+    )
+    known = json.loads((run_dir / "run.json").read_text())
+    del known["crc32"]
+    (run_dir / "run.json").write_text(json.dumps({**known, "experiment": "changed:Changed"}))
+    command = [sys.executable, "-m", "trainer.export", str(run_dir), f"--to={tmp_path}/to"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False, env=paths())
+    assert (done.returncode, done.stdout) == (66, "")
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert "holds another model than the experiment makes" in done.stderr
+    assert "numpy" not in done.stderr

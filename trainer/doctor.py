@@ -17,7 +17,7 @@ from absl import flags
 
 from trainer.command import new_flags, parse, run_command
 from trainer.errors import EXIT_DONE, EXIT_FINDINGS, EXIT_INTERRUPTED, EXIT_PREEMPTED
-from trainer.process.quiet import quiet_start
+from trainer.process.quiet import only_errors, quiet_start
 from trainer.proof.options import DEFAULT_STEPS, SET_HERE
 from trainer.run.catalog import check_name, find_experiment
 from trainer.run.config import make_config
@@ -67,25 +67,19 @@ def _examine(name: str, settings: dict[str, str], *, steps: int, options: dict[s
         import tensorflow as tf
 
         tf.config.list_physical_devices()
+        only_errors()
     from trainer.proof.doctor import examine
 
     kind = find_experiment(name)
     make_experiment(kind, settings)
-    logger = tf.get_logger()
-    level = logger.level
-    # It takes the programs of several runs in one process for one that is traced again and again.
-    logger.setLevel("ERROR")
     once = _Once(sys.stderr)
     # What the runs say they say many times; and stdout is for the diagnosis alone.
-    try:
-        with (
-            contextlib.redirect_stdout(once),
-            contextlib.redirect_stderr(once),
-            tempfile.TemporaryDirectory(prefix="trainer-doctor-") as folder,
-        ):
-            return examine(lambda: make_experiment(kind, settings), steps=steps, options=options, folder=folder)
-    finally:
-        logger.setLevel(level)
+    with (
+        contextlib.redirect_stdout(once),
+        contextlib.redirect_stderr(once),
+        tempfile.TemporaryDirectory(prefix="trainer-doctor-") as folder,
+    ):
+        return examine(lambda: make_experiment(kind, settings), steps=steps, options=options, folder=folder)
 
 
 @contextlib.contextmanager

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import json
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 from absl import flags
 
 from trainer.command import new_flags, parse, run_command
 from trainer.errors import EXIT_DONE, ConfigError, Unusable
-from trainer.process.quiet import quiet_start
+from trainer.process.quiet import only_errors, quiet_start
 from trainer.process.signals import stop_requests
 
 if TYPE_CHECKING:
@@ -34,7 +32,8 @@ def main(argv: Sequence[str]) -> int:
     flags.DEFINE_string(
         "which",
         None,
-        "which checkpoints: best, latest, a step, all, or several by comma; by default the latest, with --follow all",
+        "which checkpoints: best, latest, before-plateau, a step or all, several by comma; by default the latest, "
+        "with --follow all",
         flag_values=values,
     )
     flags.DEFINE_string("split", None, "on which splits, several by comma; by default all", flag_values=values)
@@ -86,9 +85,10 @@ def _visit(
     directory: RunDirectory, which: str, splits: Sequence[str], report: _Report, interrupted: Callable[[], bool]
 ) -> str | None:
     """Evaluates the checkpoints that `which` means; returns how it ended, None when it was interrupted."""
+    from trainer.ledger.directory import check_run_directory
     from trainer.trained.rounds import targets
 
-    _check(directory)
+    check_run_directory(directory.path, "run.json")
     found, passed = targets(directory, which)
     report.alone = len(found) == 1 and not passed
     for skip in passed:
@@ -127,8 +127,7 @@ def _rounds(
             for device in tf.config.list_physical_devices("GPU"):
                 # A trainer on the same one is not to be short of it.
                 tf.config.experimental.set_memory_growth(device, True)
-            # Of a checkpoint that cannot be read it names each tensor; that it cannot is said by us.
-            tf.get_logger().setLevel("ERROR")
+            only_errors()
         # What was imported stays: the collector would look through all of it again and again while a step is traced.
         gc.freeze()
         from trainer.trained.later import LaterEvaluation
@@ -138,19 +137,6 @@ def _rounds(
             directory, splits, guard=lock.check, interrupted=interrupted, tell=report.evaluation, warn=report.warn
         )
         yield Rounds(directory, later.evaluate, report.skip, interrupted)
-
-
-def _check(directory: RunDirectory) -> None:
-    """Refuses, before a lock file is made in it, what is no run directory."""
-    if not os.path.isdir(directory.path):
-        what = "is a file" if os.path.exists(directory.path) else "does not exist"
-        raise Unusable(
-            f"{directory.path or repr(directory.path)} {what}; expected a run directory, such as runs/digits"
-        )
-    if not os.path.exists(directory.run_info):
-        raise Unusable(
-            f"{directory.path} is no run directory: it has no run.json; expected the run_dir of a training command"
-        )
 
 
 class _Report:
@@ -165,8 +151,10 @@ class _Report:
     """
 
     def __init__(self, directory: RunDirectory, *, as_json: bool) -> None:
+        from trainer.views.formatting import print_json, print_line
         from trainer.views.record_line import RecordLines
 
+        self._print, self._print_json = print_line, print_json
         self.alone = False
         self._directory = directory
         self._json = as_json
@@ -191,21 +179,25 @@ class _Report:
 
     def warn(self, line: str) -> None:
         """What the user has to know."""
-        print(f"warning: {line}", file=sys.stderr)
+        self._print(f"warning: {line}", sys.stderr)
 
     def message(self, line: str) -> None:
         """What the user may want to know."""
-        _print(line, sys.stderr if self._json else sys.stdout)
+        self._print(line, sys.stderr if self._json else sys.stdout)
 
     def close(self) -> None:
-        """What came of it all."""
+        """What came of it all.
+
+        Raises:
+          Unwritable: a script asked for it, and stdout cannot be written.
+        """
         if self._json:
             value = {
                 "run_dir": self._directory.path,
                 "evaluations": [evaluation.to_json() for evaluation in self._evaluations.values()],
                 "skipped": [{"step": skip.step, "reason": skip.reason} for skip in self._skips],
             }
-            _print(json.dumps(value, allow_nan=False), sys.stdout)
+            self._print_json(value)
         elif self._evaluations:
             there = len(self._evaluations) - self._made
             self.message(f"{self._made} made, {there} already there: {self._directory.evaluations}")
@@ -226,14 +218,6 @@ class _Report:
             f"{'these checkpoints' if len(steps) > 1 else 'this checkpoint'} of {self._directory.path} could not be "
             f"evaluated, as said above: {', '.join(steps)}; name others"
         )
-
-
-def _print(line: str, stream: TextIO) -> None:
-    """Prints a line. Whoever read our output may be gone, or its disk full: what is evaluated stands all the same."""
-    from trainer.views.formatting import printable
-
-    with contextlib.suppress(OSError):
-        print(printable(line, stream), file=stream, flush=True)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -12,12 +11,13 @@ from absl import flags
 
 from trainer.command import new_flags, parse, run_command
 from trainer.errors import EXIT_DONE, ConfigError
-from trainer.process.quiet import quiet_start
+from trainer.process.quiet import only_errors, quiet_start
 from trainer.process.signals import StopRequest, stop_requests
 
 if TYPE_CHECKING:
+    from trainer.decide.measured import Metric
     from trainer.ledger.directory import RunDirectory
-    from trainer.trained.choice import Choice, Metric
+    from trainer.trained.choice import Choice
     from trainer.trained.export import Export
     from trainer.trained.run import TrainedRun
 
@@ -38,7 +38,7 @@ def main(argv: Sequence[str]) -> int:
     """Exports what the command line names; returns the exit code."""
     values = new_flags()
     flags.DEFINE_string("to", None, "the folder to make", flag_values=values)
-    flags.DEFINE_string("which", "best", "which checkpoint: best, latest or a step", flag_values=values)
+    flags.DEFINE_string("which", "best", "which checkpoint: best, latest, before-plateau or a step", flag_values=values)
     flags.DEFINE_enum(
         "from",
         "log",
@@ -69,18 +69,20 @@ def main(argv: Sequence[str]) -> int:
     if arguments is None:
         return EXIT_DONE
     given: dict[str, Any] = {name: values[name].value for name in values}
+    from trainer.views.formatting import print_json, print_line
+
     # From here on a signal is noted and not lost, through the seconds that TensorFlow's import takes.
     with stop_requests() as request:
         try:
             choice, export = _export(arguments[0], given, request)
         except _Stopped:
-            print("interrupted: nothing is exported; run the same command again", file=sys.stderr)
+            print_line("interrupted: nothing is exported; run the same command again", sys.stderr)
             return request.exit_code
     if given["json"]:
         told = {name: known for name, known in export.to_json().items() if name in _TOLD}
-        print(json.dumps({"to": given["to"], "run_dir": arguments[0], **told}, allow_nan=False))
+        print_json({"to": given["to"], "run_dir": arguments[0], **told})
     else:
-        print("\n".join(_lines(choice, export, arguments[0], given["to"])))
+        print_line("\n".join(_lines(choice, export, arguments[0], given["to"])), sys.stdout)
     return EXIT_DONE
 
 
@@ -91,28 +93,30 @@ _TOLD = ("step", "kind", "weights", "metric", "inputs", "outputs")
 def _export(run_dir: str, given: dict[str, Any], request: StopRequest) -> tuple[Choice, Export]:
     """Exports; what goes wrong without TensorFlow is known before it is imported."""
     # NumPy takes a while, and help does not need it.
-    from trainer.ledger.directory import RunDirectory
+    from trainer.ledger.directory import RunDirectory, check_run_directory
     from trainer.storage.staging import staged
     from trainer.trained.choice import while_it_changes
     from trainer.trained.destination import check_destination, is_export
+    from trainer.views.formatting import print_line
 
     if not run_dir:
         raise ConfigError(f"got '' for RUN_DIR; expected a run directory, such as runs/digits: {USAGE}")
     directory = RunDirectory(run_dir)
     choose = _chooser(directory, given)
     check_destination(given["to"] or "", directory, overwrite=given["overwrite"])
+    check_run_directory(directory.path, "run.json")
     while_it_changes(directory, choose)
     with quiet_start():
         import tensorflow as tf
 
         tf.config.list_physical_devices()
-    from trainer.trained.export import silence, write_export
+        only_errors()
+    from trainer.trained.export import write_export
 
     _go_on(request)
     # What the experiment prints is no part of what is asked for.
     with contextlib.redirect_stdout(sys.stderr):
-        with silence():
-            choice, manifest, trained = _load(directory, choose)
+        choice, manifest, trained = _load(directory, choose)
         _go_on(request)
         with staged(given["to"], lambda folder: given["overwrite"] and is_export(folder)) as folder:
             export = write_export(
@@ -125,9 +129,9 @@ def _export(run_dir: str, given: dict[str, Any], request: StopRequest) -> tuple[
             )
             _go_on(request)
     for step, reason in choice.selected.skipped:
-        print(f"warning: checkpoint {step} was passed over: {reason}", file=sys.stderr)
+        print_line(f"warning: checkpoint {step} was passed over: {reason}", sys.stderr)
     for note in export.notes:
-        print(f"note: {note}", file=sys.stderr)
+        print_line(f"note: {note}", sys.stderr)
     return choice, export
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from trainer.command import new_flags, parse, run_command
-from trainer.errors import EXIT_DONE, ConfigError, Unusable
+from trainer.errors import EXIT_DONE, ConfigError
 
 if TYPE_CHECKING:
     from trainer.checkpoint.rewind import Rewind
@@ -34,13 +34,13 @@ def main(argv: Sequence[str]) -> int:
         raise ConfigError(f"got no --step; expected the step of a checkpoint, as trainer.status shows them: {USAGE}")
     # NumPy takes a while, and help does not need it.
     from trainer.checkpoint.rewind import rewind
-    from trainer.ledger.directory import RunDirectory
+    from trainer.ledger.directory import RunDirectory, check_run_directory
     from trainer.ledger.log import read_records
     from trainer.process.lock import locked
     from trainer.views.tensorboard import rewind_events
 
     directory = RunDirectory(arguments[0])
-    _check(directory.path)
+    check_run_directory(directory.path, "run.json", "checkpoints")
     with locked(directory.lock):
         done, manifest = rewind(directory, step)
         # Also when there was nothing else to do: a kill may have come before this.
@@ -55,18 +55,6 @@ def main(argv: Sequence[str]) -> int:
     else:
         print(_told(done, directory.path))
     return EXIT_DONE
-
-
-def _check(run_dir: str) -> None:
-    """Refuses, before a lock file is made in it, what is no run directory."""
-    if not os.path.isdir(run_dir):
-        what = "is a file" if os.path.exists(run_dir) else "does not exist"
-        raise Unusable(f"{run_dir or repr(run_dir)} {what}; expected a run directory, such as runs/digits")
-    if not any(os.path.exists(os.path.join(run_dir, name)) for name in ("run.json", "checkpoints")):
-        raise Unusable(
-            f"{run_dir} is no run directory: it has no run.json and no checkpoints; expected the run_dir of a training "
-            "command"
-        )
 
 
 def _told(done: Rewind, run_dir: str) -> str:

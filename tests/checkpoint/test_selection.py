@@ -183,8 +183,8 @@ def log_losses(past, losses):
     return past
 
 
-STOPPED_AT_800 = [9.0, 8, 7, *[1.0] * 9]
-"""Smoothed it is 5.2, 3.6, 2.2 and 1 from step 800 on."""
+STOPPED_AT_800 = [9.0, 9, 8, 7, 6, *[1.0] * 7]
+"""Smoothed it is 8, 7, 6 and 1 from step 800 on."""
 
 
 def test_before_plateau_is_the_newest_before_the_train_loss_stopped_improving(past):
@@ -194,7 +194,7 @@ def test_before_plateau_is_the_newest_before_the_train_loss_stopped_improving(pa
     selected = choose(past.directory, "before-plateau")
     assert selected.step == 700
     assert selected.explanation == (
-        "the smoothed train loss fell from 5.2 at step 500 to 1 at step 800; 98% of that was reached at step 800; "
+        "the smoothed train loss fell from 8 at step 500 to 1 at step 800; 98% of that was reached at step 800; "
         "step 700 is the newest checkpoint before that"
     )
     assert select(f"{past.directory.path}@before-plateau") == selected
@@ -357,3 +357,12 @@ def test_a_step_of_a_run_is_chosen_without_tensorflow(saved):
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
     assert done.stdout == "200\n", done.stderr
+
+
+@pytest.mark.parametrize("which", ["latest", "best", "100"])
+def test_the_newest_that_can_be_used_says_what_is_best_whichever_is_chosen(past, which):
+    for step in (100, 200, 300):
+        past.save(step)
+    rank(past.directory, 200, 100)
+    damage(past.directory, 300)
+    assert choose(past.directory, which).newest.step == 200

@@ -7,7 +7,8 @@ import pathlib
 
 import pytest
 
-from trainer.ledger.directory import RunDirectory
+from trainer.errors import Unusable
+from trainer.ledger.directory import RunDirectory, check_run_directory
 
 
 def test_every_name_is_the_documented_one(tmp_path: pathlib.Path) -> None:
@@ -61,3 +62,24 @@ def test_a_directory_that_is_not_there_holds_nothing(tmp_path: pathlib.Path) -> 
     directory = RunDirectory(tmp_path / "none")
     assert directory.step_folders() == directory.committed_steps() == []
     assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "what"), [("missing", "does not exist"), ("file", "is a file"), ("empty", "is no run")]
+)
+def test_what_is_no_run_directory_is_told_in_one_line(kind: str, what: str, tmp_path: pathlib.Path) -> None:
+    path = tmp_path / kind
+    if kind == "file":
+        path.touch()
+    elif kind == "empty":
+        path.mkdir()
+    with pytest.raises(Unusable, match=what) as caught:
+        check_run_directory(str(path), "run.json", "checkpoints")
+    assert "\n" not in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("mark", ["run.json", "checkpoints"])
+def test_one_mark_makes_a_run_directory(mark: str, tmp_path: pathlib.Path) -> None:
+    (tmp_path / mark).mkdir()
+    check_run_directory(str(tmp_path), "run.json", "checkpoints")

@@ -7,7 +7,7 @@ import errno
 import json
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import pytest
 from hypothesis import given
@@ -21,9 +21,11 @@ from trainer.ledger.evaluations import (
     append_evaluation,
     checkpoint_identity,
     read_evaluations,
+    sort_evaluations,
 )
 from trainer.ledger.manifest import BadManifest, LogPosition, Manifest, StateFile
 from trainer.ledger.record import Record
+from trainer.ledger.run_info import RunInfo
 from trainer.storage.files import Files
 
 
@@ -175,3 +177,71 @@ def test_a_checkpoint_is_known_by_its_index_which_holds_the_checksum_of_each_ten
     assert checkpoint_identity(manifest(data, StateFile("state.index", 3, "0badcafe"))) == "0badcafe"
     with pytest.raises(BadManifest, match=r"state\.index"):
         checkpoint_identity(manifest(data))
+
+
+def saved(step: int, index: str, segments: Sequence[Mapping[str, object]] = ()) -> Manifest:
+    files = (StateFile("state.index", 34, index),) if index else ()
+    none = {"from": step, "steps": 0, "metrics": {}}
+    position, control = LogPosition(0, 0, ""), {"segments": list(segments)}
+    return Manifest(step, step, None, "run", ("final",), 1, None, files, position, None, none, {}, control, {})
+
+
+def known_data(**fingerprints: str) -> dict[str, dict[str, str]]:
+    return {split: {"fingerprint": fingerprint} for split, fingerprint in fingerprints.items()}
+
+
+def info(**fingerprints: str) -> RunInfo:
+    return RunInfo("a:B", {}, 1, "none", False, {}, {}, {}, known_data(**fingerprints), None, False)
+
+
+def told(directory: RunDirectory, manifests: Mapping[int, Manifest], of: RunInfo | None) -> tuple[object, ...]:
+    """The losses that count by step and split, those on other data, and how many are gone and there in all."""
+    found = sort_evaluations(directory, manifests, of)
+    counts = {
+        step: {split: one.record.metrics["loss"] for split, one in splits.items()} for step, splits in found.of.items()
+    }
+    return counts, [one.record.metrics["loss"] for one in found.other_data], found.gone, found.lines
+
+
+def append(directory: RunDirectory, step: int, loss: float, data: str, *, split: str = "test", of: str = "a") -> None:
+    record = Record("eval", step, step, None, {"loss": loss}, split=split, weights="raw")
+    append_evaluation(directory, Evaluation(record, of, data))
+
+
+def test_of_each_split_one_data_counts_the_runs_where_it_has_the_split(directory: RunDirectory) -> None:
+    for step, loss, data in ((1, 0.1, "old"), (2, 0.2, "old"), (2, 0.3, "new")):
+        append(directory, step, loss, data)
+        append(directory, step, loss + 1, data, split="validation")
+    there = {step: saved(step, "a") for step in (1, 2)}
+    both = {1: {"validation": 1.1}, 2: {"validation": 1.2, "test": 0.3}}
+    assert told(directory, there, info(validation="old")) == (both, [0.1, 0.2, 1.3], 0, 6)
+    newest = {2: {"test": 0.3, "validation": 1.3}}
+    for unknown in (None, info()):
+        assert told(directory, there, unknown) == (newest, [0.1, 1.1, 0.2, 1.2], 0, 6)
+
+
+def test_the_runs_data_is_that_of_its_last_segment(directory: RunDirectory) -> None:
+    for loss, data in ((0.1, "second"), (0.2, "first")):
+        append(directory, 2, loss, data, split="validation")
+    segment = {"segment": 1, "step": 1, "examples": 1, "changed": ["eval_data"], "parameters": {}, "seed": 1}
+    changed = {**segment, "data": known_data(validation="second")}
+    there = {1: saved(1, "a"), 2: saved(2, "a", [changed])}
+    assert told(directory, there, info(validation="first"))[:2] == ({2: {"validation": 0.1}}, [0.2])
+    assert told(directory, {2: saved(2, "a")}, info(validation="first"))[:2] == ({2: {"validation": 0.2}}, [0.1])
+
+
+def test_what_is_of_no_checkpoint_that_is_there_and_whole_is_gone_and_says_nothing_of_data(
+    directory: RunDirectory,
+) -> None:
+    append(directory, 1, 0.1, "data")
+    append(directory, 2, 0.2, "later", of="b")
+    append(directory, 3, 0.3, "later")
+    append(directory, 4, 0.4, "later")
+    there = {1: saved(1, "a"), 2: saved(2, "a"), 3: saved(3, "")}
+    assert told(directory, there, None) == ({1: {"test": 0.1}}, [], 3, 4)
+
+
+def test_without_checkpoints_all_is_gone(directory: RunDirectory) -> None:
+    assert told(directory, {}, info()) == ({}, [], 0, 0)
+    append(directory, 1, 0.1, "data")
+    assert told(directory, {}, info()) == ({}, [], 1, 1)

@@ -292,3 +292,21 @@ def test_an_edited_manifest_is_refused_for_its_checksum() -> None:
     assert edited != MANIFEST.encode()
     with pytest.raises(BadManifest, match="crc32"):
         Manifest.parse(edited)
+
+
+def test_the_rankings_are_read_in_their_order() -> None:
+    known = {"b/loss": [{"value": 0.5, "step": 20, "relation": "exact"}, {"value": 0.6, "step": 10}], "a/loss": []}
+    assert list(ranked(known).rankings.items()) == [("b/loss", [(0.5, 20), (0.6, 10)]), ("a/loss", [])]
+    assert dataclasses.replace(ranked({}), control={}).rankings == {}
+
+
+@pytest.mark.parametrize("best", [3, {"a": 3}, {"a": [3]}, {"a": [{"value": 1.0}]}, {"a": [{"value": 1, "step": "x"}]}])
+def test_garbled_rankings_are_told(best: Any) -> None:
+    with pytest.raises(BadManifest):
+        _ = ranked(best).rankings
+
+
+def ranked(best: Any) -> Manifest:
+    none = {"from": 1, "steps": 0, "metrics": {}}
+    position = LogPosition(0, 0, "")
+    return Manifest(1, 1, None, None, ("final",), 1, None, (), position, None, none, {}, {"best": best}, {})

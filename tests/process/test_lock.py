@@ -195,3 +195,13 @@ def test_whose_file_was_removed_or_replaced_does_not_write_any_more(folder, chan
         change(folder)
         with pytest.raises(Unwritable, match="was removed or replaced"):
             lock.check()
+
+
+def test_only_who_holds_the_whole_folder_is_sent_to_another_run(path):
+    for folder in (True, False):
+        with locked(path, folder=folder), pytest.raises(InUse) as refused, locked(path, folder=folder):
+            pytest.fail("two hold the lock")
+        assert ("another run_dir" in str(refused.value)) == folder
+        with pytest.raises(Unwritable) as refused, locked(os.path.join(path, "below"), folder=folder):
+            pytest.fail("a file is no folder")
+        assert ("another run_dir" in str(refused.value)) == folder

@@ -9,13 +9,15 @@ from typing import Any
 import pytest
 
 from trainer.checkpoint import folder
+from trainer.decide.measured import Metric
 from trainer.errors import ConfigError, Unusable
 from trainer.ledger.directory import RunDirectory
 from trainer.ledger.evaluations import Evaluation, append_evaluation, checkpoint_identity
 from trainer.ledger.log import MetricLog
 from trainer.ledger.manifest import Manifest
 from trainer.ledger.record import Record
-from trainer.trained.choice import Metric, choose_by_evaluations, choose_by_log, while_it_changes
+from trainer.ledger.run_info import RunInfo
+from trainer.trained.choice import choose_by_evaluations, choose_by_log, while_it_changes
 
 
 @pytest.fixture
@@ -165,6 +167,49 @@ def test_values_on_other_data_are_not_compared(directory: RunDirectory) -> None:
     assert choose_by_evaluations(directory, None, "auto").manifest.step == 30
     evaluate(directory, 10, loss=0.3, fingerprint="new")
     assert choose_by_evaluations(directory, None, "auto").metric == Metric("test/loss", 0.3, "exact", 10)
+
+
+def test_of_a_split_that_the_run_evaluates_its_own_data_counts_and_the_rest_is_told(directory: RunDirectory) -> None:
+    facts = {"validation": {"fingerprint": "own"}, "train": {"fingerprint": "t"}}
+    info = RunInfo("a:B", {}, 1, "none", False, {}, {}, {}, facts, None, False, run_id="r")
+    pathlib.Path(directory.run_info).write_bytes(info.encode())
+    for step, loss in ((10, 0.5), (20, 0.4)):
+        save(directory, step, run="r", best={"validation/loss": []})
+        evaluate(directory, step, "validation", loss=loss, fingerprint="own")
+    evaluate(directory, 10, "validation", loss=0.1, fingerprint="other")
+    evaluate(directory, 10, "test", loss=0.1, fingerprint="older")
+    evaluate(directory, 10, "test", loss=0.1, fingerprint="newer")
+    choice = choose_by_evaluations(directory, None, "auto")
+    assert choice.metric == Metric("validation/loss", 0.4, "exact", 20)
+    assert choice.why == (
+        "best by validation/loss, minimized, of 2 evaluated checkpoints, 1 evaluation on other data left out"
+    )
+
+
+def test_where_only_other_data_was_evaluated_there_is_nothing_to_compare(directory: RunDirectory) -> None:
+    facts = {"validation": {"fingerprint": "own"}}
+    info = RunInfo("a:B", {}, 1, "none", False, {}, {}, {}, facts, None, False, run_id="r")
+    pathlib.Path(directory.run_info).write_bytes(info.encode())
+    save(directory, 10, run="r")
+    evaluate(directory, 10, "validation", loss=0.1, fingerprint="other")
+    with pytest.raises(Unusable, match="on the run's data, only 1 evaluation on other data"):
+        choose_by_evaluations(directory, None, "auto")
+
+
+@pytest.mark.parametrize(
+    ("which", "why"), [("best", "best by the log"), ("latest", "the latest"), ("20", "as asked for")]
+)
+def test_why_it_is_this_one_is_told(which: str, why: str, directory: RunDirectory) -> None:
+    for step in (10, 20):
+        save(directory, step, best={"validation/loss": [{"value": 0.5, "step": 10}]})
+    assert choose_by_log(directory, which).why == why
+
+
+def test_a_garbled_ranking_is_in_nobodys_way_who_does_not_ask_for_the_best(directory: RunDirectory) -> None:
+    save(directory, 10, best={"validation/loss": [{}]})
+    assert choose_by_log(directory, "latest").metric is None
+    with pytest.raises(Unusable, match=r"control\.best"):
+        choose_by_log(directory, "best")
 
 
 def test_a_checkpoint_of_another_run_is_none_of_this_one(directory: RunDirectory) -> None:

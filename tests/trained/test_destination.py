@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pathlib
@@ -72,7 +73,39 @@ def test_what_only_looks_like_an_export_is_never_replaced(
     to = folder(tmp_path / "to", export_json=text)
     assert not is_export(str(to))
     assert "--overwrite" not in refused(check, to)
-    assert "no export" in refused(check, to, overwrite=True)
+    assert "no export: its export.json is not that of one" in refused(check, to, overwrite=True)
+
+
+@pytest.mark.parametrize("made", ["thesis.tex", "variables/thesis.tex", ".hidden", "checkpoints/step", "state.indexes"])
+def test_an_export_that_somebody_put_something_into_is_never_replaced(
+    made: str, check: Callable[..., None], tmp_path: pathlib.Path
+) -> None:
+    to = folder(tmp_path / "to", export_json=json.dumps(OURS))
+    for name in ("saved_model.pb", "fingerprint.pb", "manifest.json", "state.index", "state.data-00000-of-00001"):
+        (to / name).touch()
+    folder(to / "variables", variables_index="")
+    folder(to / "assets", words_txt="")
+    assert is_export(str(to))
+    (to / made).parent.mkdir(exist_ok=True)
+    (to / made).touch()
+    assert not is_export(str(to))
+    told = f"it has {made.removesuffix('/step')} in it, which no export writes"
+    assert told in refused(check, to, overwrite=True)
+    assert "--overwrite" not in refused(check, to)
+
+
+def test_the_run_that_is_exported_is_never_replaced(
+    check: Callable[..., None], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "export.json").write_text(json.dumps(OURS))
+    (tmp_path / "link").symlink_to(tmp_path)
+    for to in (tmp_path, tmp_path / "link", tmp_path / "run" / "..", tmp_path.parent):
+        assert "has the run directory in it" in refused(check, to, overwrite=True)
+    (tmp_path / "run" / "export.json").write_text(json.dumps(OURS))
+    for to in (tmp_path / "run", tmp_path / "link" / "run"):
+        assert "is the run directory" in refused(check, to, overwrite=True)
+    monkeypatch.chdir(tmp_path / "run")
+    assert "is the run directory" in refused(check, ".", overwrite=True)
 
 
 def test_a_folder_of_somebody_else_is_never_replaced(check: Callable[..., None], tmp_path: pathlib.Path) -> None:
@@ -85,6 +118,12 @@ def test_a_file_in_the_way_is_named(check: Callable[..., None], tmp_path: pathli
     (tmp_path / "file").touch()
     for to in (tmp_path / "file", tmp_path / "file" / "below"):
         assert f"{tmp_path / 'file'} is a file" in refused(check, to, overwrite=True)
+
+
+@pytest.mark.parametrize("name", ["events", "orphans", "profile"])
+def test_it_is_not_among_what_the_trainer_writes(name: str, check: Callable[..., None], tmp_path: pathlib.Path) -> None:
+    for to in (tmp_path / "run" / name, tmp_path / "run" / name / "below"):
+        assert f"among the run's {name}" in refused(check, to)
 
 
 @pytest.mark.parametrize(
@@ -111,3 +150,15 @@ def test_a_folder_that_cannot_be_written_is_told_at_once(
     with pytest.raises(Unwritable, match=f"cannot write {tmp_path}/above: Permission denied") as caught:
         check(to)
     assert "\n" not in str(caught.value)
+
+
+def test_a_file_system_that_is_read_only_is_told_as_one(
+    check: Callable[..., None], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Mounted:
+        f_flag = os.ST_RDONLY
+
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    monkeypatch.setattr(os, "statvfs", lambda path: Mounted)
+    with pytest.raises(Unwritable, match=os.strerror(errno.EROFS)):
+        check(tmp_path / "new")

@@ -15,9 +15,9 @@ import tensorflow as tf
 
 import trainer
 from trainer.checkpoint.selection import choose
+from trainer.decide.measured import Metric
 from trainer.errors import ConfigError, Unwritable
 from trainer.ledger.directory import RunDirectory
-from trainer.trained.choice import Metric
 from trainer.trained.export import Export, write_export
 from trainer.trained.run import TrainedRun, open_run
 

@@ -120,9 +120,10 @@ def test_a_word_that_means_nothing_is_64_and_says_what_there_is(
     which: str, directory: RunDirectory, save: Save
 ) -> None:
     save(10)
-    with pytest.raises(ConfigError, match=r"best, latest.* or all of them") as caught:
+    with pytest.raises(ConfigError, match="expected best, latest, before-plateau, all or a step") as caught:
         targets(directory, which)
     assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith(f"which={which}: ")
 
 
 def test_a_step_that_is_not_there_is_66_and_says_which_are(directory: RunDirectory, save: Save) -> None:

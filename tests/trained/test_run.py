@@ -53,6 +53,16 @@ class Search(trainer.Experiment):
         return trainer.Loss(tf.reduce_sum((model.where - self.target * batch["x"]) ** 2, axis=1))
 
 
+@dataclasses.dataclass(frozen=True)
+class Derived(Search):
+    """Has a field that follows from the others, which nobody can give."""
+
+    double: int = dataclasses.field(init=False, default=0)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "double", 2 * self.width)
+
+
 @pytest.fixture
 def directory(tmp_path: pathlib.Path) -> RunDirectory:
     return RunDirectory(tmp_path / "run")
@@ -84,6 +94,11 @@ def test_the_experiment_is_made_with_the_runs_parameters(train: Train, directory
     run = open_run(directory, Manifest.load(directory, 6))
     assert run.experiment == made
     assert (run.info.seed, run.weights) == (5, "raw")
+
+
+def test_a_field_that_follows_from_others_is_not_given(train: Train, directory: RunDirectory) -> None:
+    train(Derived(width=3), **FLAGS)
+    assert open_run(directory, Manifest.load(directory, 6)).experiment == Derived(width=3)
 
 
 @pytest.mark.parametrize(("ema", "part"), [(0.0, "model"), (0.5, "ema")])
@@ -128,6 +143,7 @@ def test_code_that_makes_another_model_is_told_from_damage(
     with pytest.raises(Unusable, match="another model than the experiment makes") as caught:
         open_run(run_dir, manifest).load(6)
     assert "\n" not in str(caught.value)
+    assert "numpy" not in str(caught.value)
 
     monkeypatch.setattr(Search, "model", lambda self, seed: Point(7))
     with pytest.raises(Unusable, match=r"checkpoint 6 of .*") as caught:
@@ -159,3 +175,12 @@ def test_flags_that_are_not_there_are_not_needed(flags: str | None, run_dir: Run
     path = pathlib.Path(run_dir.flags)
     path.unlink() if flags is None else path.write_text(flags)
     assert open_run(run_dir, Manifest.load(run_dir, 6)).experiment == Search()
+
+
+def test_a_field_that_the_experiment_has_no_more_is_not_said_to_be_asked_for(run_dir: RunDirectory) -> None:
+    path = pathlib.Path(run_dir.run_info)
+    written = path.read_text().replace('"width": 2', '"units": 8').partition(',\n "crc32"')[0]
+    path.write_text(written + "}")
+    with pytest.raises(ConfigError, match="was trained with units=8, and Search has no such field now") as caught:
+        open_run(run_dir, Manifest.load(run_dir, 6))
+    assert "set=" not in str(caught.value)

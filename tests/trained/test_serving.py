@@ -261,3 +261,27 @@ def test_a_keras_model_in_a_predict_may_be_given_the_whole_batch() -> None:
 
     assert list(serve(predict).inputs) == ["x"]
     assert serving.OUTPUT == "output"
+
+
+STREAMS = {
+    "endless": lambda: trainer.data.stream(lambda: tf.data.Dataset.from_tensor_slices(ROWS).repeat(), batch_size=3),
+    "shuffled": lambda: trainer.data.stream(lambda: tf.data.Dataset.from_tensor_slices(ROWS).shuffle(8), batch_size=3),
+    "finite": lambda: trainer.data.stream(lambda: tf.data.Dataset.from_tensor_slices(ROWS), batch_size=3),
+    "replayed": lambda: trainer.data.stream(
+        lambda: tf.data.Dataset.from_tensor_slices(ROWS).repeat(), batch_size=3, resume="replay"
+    ),
+    "batched": lambda: trainer.data.stream(
+        lambda: tf.data.Dataset.from_tensor_slices(ROWS).repeat().batch(3, drop_remainder=True)
+    ),
+    "arrays": lambda: trainer.data.arrays(ROWS, batch_size=3),
+}
+
+
+@pytest.mark.parametrize("kind", STREAMS)
+def test_whatever_can_be_trained_on_has_the_shapes_that_are_needed(kind: str) -> None:
+    def predict(self: Any, model: Any, batch: Mapping[str, tf.Tensor]) -> Any:
+        return {"y": model.scale * batch["x"]}
+
+    experiment = type("Shown", (Asked,), {"predict": predict, "train_data": lambda self: STREAMS[kind]()})()
+    served = trace_serving(experiment, experiment.model(None))
+    assert specs(served.inputs) == {"x": ([None, 3], "float32")}

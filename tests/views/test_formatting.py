@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
+import sys
 
 import pytest
 
+from trainer.errors import Unwritable
 from trainer.views import formatting
 
 
@@ -49,3 +53,37 @@ def test_what_a_stream_cannot_encode_is_a_question_mark() -> None:
     stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     assert formatting.printable("précision → 1", stream) == "pr?cision ? 1"
     assert formatting.printable("précision → 1", io.StringIO()) == "précision → 1"
+
+
+class Full(io.StringIO):
+    """A stream on a disk that is full, or that nobody reads any more."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__()
+        self.error = error
+
+    def write(self, text: str) -> int:
+        raise self.error
+
+
+FULL, BROKEN = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), BrokenPipeError()
+
+
+@pytest.mark.parametrize("error", [FULL, BROKEN], ids=["full", "broken"])
+def test_a_line_that_cannot_be_written_is_no_reason_to_fail(error: OSError) -> None:
+    formatting.print_line("done", Full(error))
+
+
+def test_an_object_that_a_script_asked_for_and_that_cannot_be_written_is_74(monkeypatch: pytest.MonkeyPatch) -> None:
+    for stream in (Full(FULL), None):
+        monkeypatch.setattr(sys, "stdout", stream)
+        with pytest.raises(Unwritable, match="cannot write to stdout") as caught:
+            formatting.print_json({"a": 1})
+        assert "\n" not in str(caught.value)
+    monkeypatch.setattr(sys, "stdout", Full(BROKEN))
+    formatting.print_json({"a": 1})
+
+
+def test_an_object_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    formatting.print_json({"a": [1, None]})
+    assert capsys.readouterr().out == '{"a": [1, null]}\n'

@@ -225,7 +225,7 @@ def evaluated(run: Run, step: int, loss: float, *, split: str = "test", **change
 
 def test_what_was_evaluated_later_is_told_with_its_checkpoint_the_newest_line_of_each_split(run: Run) -> None:
     evaluated(run, 350, 0.7)
-    evaluated(run, 350, 0.6, fingerprint="other data")
+    evaluated(run, 350, 0.6)
     evaluated(run, 350, 0.9, split="validation")
     evaluated(run, 500, 0.5, checkpoint="0badcafe")
     evaluated(run, 400, 0.4)
@@ -238,6 +238,7 @@ def test_what_was_evaluated_later_is_told_with_its_checkpoint_the_newest_line_of
             "age": 0,
             "weights": "raw",
             "metrics": {"loss": 0.6, "accuracy": 0.5},
+            "fingerprint": "f",
         },
         "validation": {
             "relation": "exact",
@@ -245,17 +246,46 @@ def test_what_was_evaluated_later_is_told_with_its_checkpoint_the_newest_line_of
             "age": 0,
             "weights": "raw",
             "metrics": {"loss": 0.9, "accuracy": 0.5},
+            "fingerprint": "f",
         },
     }
     assert run.rows()[300]["evaluations"] == {}
     # That of another checkpoint of the same step, and that of one that is gone.
     assert run.rows()[500]["evaluations"] == {}
-    assert run.json()["evaluations"] == {"lines": 5, "gone": 2}
-    assert any("5 evaluations by trainer.evaluate, 2 of checkpoints that are gone" in line for line in run.lines())
+    assert run.json()["evaluations"] == {"lines": 5, "gone": 2, "other_data": 0}
+    told = "5 evaluations by trainer.evaluate, 2 of checkpoints that are gone or damaged"
+    assert any(line.endswith(told) for line in run.lines())
+
+
+def test_values_on_different_data_do_not_stand_in_one_column(run: Run) -> None:
+    data = {"validation": {"fingerprint": "run"}}
+    run.write_info({**run.info, "data": data})
+    for step, loss, fingerprint in ((300, 0.1111, "new"), (350, 0.2222, "old"), (500, 0.3333, "new")):
+        evaluated(run, step, loss, fingerprint=fingerprint)
+    for step, loss, fingerprint in ((350, 0.4444, "run"), (350, 0.5555, "other"), (500, 0.6666, "other")):
+        evaluated(run, step, loss, split="validation", fingerprint=fingerprint)
+    text = "\n".join(run.lines())
+    # The newest line's data of a split that the run does not have; and the run's own of one that it has.
+    assert all(value in text for value in ("0.1111", "0.3333", "0.4444"))
+    assert not any(value in text for value in ("0.2222", "0.5555", "0.6666"))
+    assert "6 evaluations by trainer.evaluate, 3 on other data" in text
+    assert run.json()["evaluations"] == {"lines": 6, "gone": 0, "other_data": 3}
+    told = {
+        step: {split: known["fingerprint"] for split, known in row["evaluations"].items()}
+        for step, row in run.rows().items()
+    }
+    assert told == {300: {"test": "new"}, 350: {"validation": "run"}, 500: {"test": "new"}}
+    assert list(run.rows()[350]["evaluations"]["validation"])[-1] == "fingerprint"
+
+
+def test_garbled_segments_are_damage(run: Run) -> None:
+    run.save(600, control={"segments": [{"segment": 7}]})
+    assert "segments" in run.rows()[600]["damaged"]
+    assert run.json()["latest"] == 500
 
 
 def test_a_run_that_was_never_evaluated_later_says_nothing_of_it(run: Run) -> None:
-    assert run.json()["evaluations"] == {"lines": 0, "gone": 0}
+    assert run.json()["evaluations"] == {"lines": 0, "gone": 0, "other_data": 0}
     assert not any("later" in line for line in run.lines())
 
 

@@ -6,13 +6,12 @@ import dataclasses
 import os
 import re
 from collections.abc import Sequence
-from typing import Any
 
 from trainer.decide.plateau import find_plateau
 from trainer.errors import ConfigError, Unusable
 from trainer.ledger.directory import STATE, RunDirectory
 from trainer.ledger.log import read_records
-from trainer.ledger.manifest import Manifest
+from trainer.ledger.manifest import BadManifest, Manifest
 from trainer.ledger.run_info import RunInfo
 from trainer.storage.files import Files
 from trainer.storage.schemes import open_files
@@ -40,6 +39,8 @@ class Selected:
     """Newer checkpoints that were passed over because they cannot be used, each with the reason."""
     explanation: str | None = None
     """Why it was chosen, where its name does not say it."""
+    newest: Manifest | None = None
+    """The newest usable manifest of its run directory, where one of its checkpoints was chosen: it has the rankings."""
 
     @property
     def step(self) -> int | None:
@@ -66,12 +67,13 @@ def choose(directory: RunDirectory, which: str) -> Selected:
     steps = directory.committed_steps()
     if not steps:
         raise Unusable(f"{directory.path} has no checkpoint; train first, or name another directory")
-    if which == _BEFORE_PLATEAU:
-        return _before_plateau(directory, steps)
-    if which not in _NAMED:
-        return _of_step(directory, int(which), steps)
+    chosen = None if which in _NAMED else _of_step(directory, int(which), steps)
     latest = _latest(directory, steps)
-    return latest if which == _LATEST else _best(directory, latest, steps)
+    if which == _BEFORE_PLATEAU:
+        chosen = _before_plateau(directory, steps)
+    elif which == _BEST:
+        chosen = _best(directory, latest, steps)
+    return dataclasses.replace(chosen or latest, newest=latest.manifest)
 
 
 def select(text: str, files: Files | None = None) -> Selected:
@@ -151,15 +153,15 @@ def _best(directory: RunDirectory, latest: Selected, steps: Sequence[int]) -> Se
     """The first of the ranking by the first metric that the newest manifest has."""
     assert latest.manifest is not None
     try:
-        ranking: Any = next(iter(latest.manifest.control.get("best", {}).values()), ())
-        best = int(ranking[0]["step"]) if ranking else None
-    except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
+        ranking = next(iter(latest.manifest.rankings.values()), None)
+    except BadManifest as error:
         raise Unusable(
-            f"the manifest of step {latest.step} of {directory.path} lacks or garbles control.best ({error!r}); "
-            f"{_there_are(steps)}, name one"
+            f"at step {latest.step} the best one of {directory.path} is not known: {error}; {_there_are(steps)}, "
+            "name one"
         ) from error
-    if best is None:
+    if not ranking:
         raise Unusable(f"{directory.path} has no best step yet; {_there_are(steps)}, name one")
+    _, best = ranking[0]
     if best not in steps:
         raise Unusable(f"the best step {best} of {directory.path} is not kept; {_there_are(steps)}, name one")
     return dataclasses.replace(_of_step(directory, best, steps), skipped=latest.skipped)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 
+from trainer.errors import Unusable
 from trainer.storage.files import Files
 from trainer.storage.schemes import open_files
 
@@ -70,3 +71,34 @@ class RunDirectory:
 
     def _join(self, *names: str) -> str:
         return os.path.join(self.path, *names)
+
+
+def check_folder(path: str) -> None:
+    """Refuses what is no folder, before anything is made of it.
+
+    Raises:
+      Unusable: it is not there, or a file.
+    """
+    if not os.path.isdir(path):
+        what = "is a file" if os.path.exists(path) else "does not exist"
+        raise Unusable(f"{path or repr(path)} {what}; expected a run directory, such as runs/digits")
+
+
+def check_run_directory(path: str, *marks: str) -> None:
+    """Refuses what is no run directory, before anything is made in it.
+
+    Args:
+      path: what is looked at.
+      marks: the names of files and folders of which a run directory has at least one.
+
+    Raises:
+      Unusable: it is not there, a file, or a folder without any of these.
+    """
+    check_folder(path)
+    if not any(os.path.exists(os.path.join(path, mark)) for mark in marks):
+        raise no_run_directory(path, f"no {' and no '.join(marks)}")
+
+
+def no_run_directory(path: str, lacks: str) -> Unusable:
+    """The error that a folder is no run directory; it lacks such as `no run.json`."""
+    return Unusable(f"{path} is no run directory: it has {lacks}; expected the run_dir of a training command")

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from trainer.ledger.directory import STATE, RunDirectory
 from trainer.ledger.manifest import BadManifest, Manifest
 from trainer.ledger.record import Record, compact_json
+from trainer.ledger.run_info import RunInfo
+from trainer.ledger.segments import facts_in_force, read_segments
 from trainer.storage.files import writing
 
 
@@ -28,13 +32,11 @@ class Subject(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """One line: an evaluation, and of what it is one."""
+    """One line: an evaluation, and of what it is one, as `Subject` says it."""
 
     record: Record
     checkpoint: str
-    """Which checkpoint was evaluated, as `checkpoint_identity` tells: a step can be trained again, to other weights."""
     fingerprint: str
-    """That of the split's data."""
 
     @property
     def subject(self) -> Subject:
@@ -92,6 +94,55 @@ def read_evaluations(directory: RunDirectory) -> list[Evaluation]:
         except ValueError:
             continue
     return found
+
+
+class Sorted(NamedTuple):
+    """What was evaluated later, by what it says of the checkpoints that are there."""
+
+    of: Mapping[int, Mapping[str, Evaluation]]
+    """By step and split, the newest one on the data that counts."""
+    other_data: Sequence[Evaluation]
+    """Those of checkpoints that are there, on other data."""
+    gone: int
+    """How many are of no checkpoint that is there and whole."""
+    lines: int
+    """How many there are."""
+
+
+def sort_evaluations(directory: RunDirectory, manifests: Mapping[int, Manifest], info: RunInfo | None) -> Sorted:
+    """The evaluations that were made later, each with the checkpoint that it is of.
+
+    Of each split one data counts, so that what is compared is comparable: that of the run where it is in force now, and
+    of a split that the run does not evaluate that of the newest line.
+
+    Args:
+      directory: the run's.
+      manifests: those of the checkpoints that are there, by step.
+      info: what identifies the run; None beside someone's own loop.
+
+    Raises:
+      OSError: the evaluations cannot be read.
+      Unusable: the newest manifest garbles the segments.
+    """
+    identities = {}
+    for step, manifest in manifests.items():
+        with contextlib.suppress(BadManifest):  # Without an index it is no checkpoint.
+            identities[step] = checkpoint_identity(manifest)
+    made = read_evaluations(directory)
+    there = [one for one in made if identities.get(one.record.step) == one.checkpoint]
+    counts = {one.subject.split: one.fingerprint for one in there}
+    if info is not None and manifests:
+        data = facts_in_force(info, read_segments(manifests[max(manifests)])).data
+        own = {split: known.get("fingerprint") for split, known in data.items() if isinstance(known, Mapping)}
+        counts = {split: own.get(split) or newest for split, newest in counts.items()}
+    of: dict[int, dict[str, Evaluation]] = {}
+    other = []
+    for one in there:
+        if one.fingerprint == counts[one.subject.split]:
+            of.setdefault(one.record.step, {})[one.subject.split] = one
+        else:
+            other.append(one)
+    return Sorted(of, other, len(made) - len(there), len(made))
 
 
 def append_evaluation(directory: RunDirectory, evaluation: Evaluation) -> None:

@@ -89,6 +89,25 @@ class Manifest:
         return Progress(self.step, self.examples, self.control.get("cadence", {}).get("seconds", 0.0))
 
     @property
+    def rankings(self) -> dict[str, list[tuple[float, int]]]:
+        """The best values and their steps, best first, by each monitored metric, the first one first.
+
+        Beside someone's own loop there are none.
+
+        Raises:
+          BadManifest: they are garbled.
+        """
+        try:
+            return {
+                metric: [(known["value"], _count(known, "step")) for known in ranking]
+                for metric, ranking in self.control.get("best", {}).items()
+            }
+        except BadManifest:
+            raise
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise BadManifest(f"its manifest lacks or garbles control.best ({error!r})") from error
+
+    @property
     def size(self) -> int:
         """Bytes in the checkpoint's files."""
         return sum(file.bytes for file in self.files)

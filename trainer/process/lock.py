@@ -59,6 +59,7 @@ def locked(path: str, *, folder: bool = True) -> Iterator[Lock]:
       InUse: another process holds it; the message names the holder.
       Unwritable: the lock file cannot be made.
     """
+    another = ", or choose another run_dir" if folder else ""
     with contextlib.ExitStack() as stack:
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -70,14 +71,14 @@ def locked(path: str, *, folder: bool = True) -> Iterator[Lock]:
                 held = os.open(at, os.O_RDONLY | os.O_CLOEXEC)
                 stack.callback(os.close, held)
             if not (_taken(descriptor) and (held == descriptor or _taken(held))):
-                raise InUse(f"{at} is in use by {_holder(descriptor)}; wait for it, stop it, or choose another run_dir")
+                raise InUse(f"{at} is in use by {_holder(descriptor)}; wait for it or stop it{another}")
             since = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
             holder = {"host": socket.gethostname(), "pid": os.getpid(), "since": since}
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, json.dumps(holder).encode() + b"\n", 0)
         except OSError as error:
             raise Unwritable(
-                f"cannot write {path}: {error.strerror}; free space, mend the permissions, or choose another run_dir"
+                f"cannot write {path}: {error.strerror}; free space or mend the permissions{another}"
             ) from error
         yield Lock(at, held)
 

@@ -9,6 +9,18 @@ import tempfile
 from collections.abc import Iterator
 
 
+def only_errors() -> None:
+    """Has TensorFlow's own log tell errors alone, to the end of the process.
+
+    It warns of each tensor of a checkpoint that was not restored when the objects go, which may be after an error has
+    ended the work; it takes the programs of several runs for one that is traced again and again; and it tells where it
+    writes. What of that matters is told by us.
+    """
+    import tensorflow as tf
+
+    tf.get_logger().setLevel("ERROR")
+
+
 @contextlib.contextmanager
 def quiet_start() -> Iterator[None]:
     """Holds back what native code writes to stderr while it is open; an exception lets it out.

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
-from trainer.decide.monitor import TRAIN, Monitor
+from trainer.decide.measured import measured
+from trainer.decide.monitor import Monitor
 from trainer.ledger.directory import RunDirectory
 from trainer.ledger.log import read_records
 from trainer.ledger.manifest import Manifest
@@ -91,9 +92,7 @@ def result_of(
 
 def _saved(directory: RunDirectory, manifest: Manifest, monitor: Monitor) -> SavedStep:
     """A committed checkpoint, with the monitored metric where a record that ends at its step has it."""
-    group, _, metric = monitor.metric.partition("/")
-    known = manifest.train if group == TRAIN else manifest.eval.get(group)
-    age = known and known["lag" if group == TRAIN else "age"]
-    value = known["metrics"].get(metric) if known and not age else None
-    relation = None if value is None else monitor.relation
-    return SavedStep(manifest.step, directory.checkpoint(manifest.step), value, relation)
+    path, metric = directory.checkpoint(manifest.step), measured(manifest, monitor.metric)
+    if metric is None or metric.value is None or metric.step != manifest.step:
+        return SavedStep(manifest.step, path)
+    return SavedStep(manifest.step, path, metric.value, metric.relation)

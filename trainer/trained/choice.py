@@ -2,37 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import TypeVar
 
 from trainer.checkpoint.selection import Selected, choose
-from trainer.decide.monitor import AUTO, EXACT, TRAIN, Monitor, direction
+from trainer.decide.best import Best
+from trainer.decide.measured import Metric, measured
+from trainer.decide.monitor import AUTO, EXACT, Monitor, direction, group_of
 from trainer.errors import ConfigError, Unusable
 from trainer.ledger.directory import RunDirectory
-from trainer.ledger.evaluations import Evaluation, checkpoint_identity, read_evaluations
+from trainer.ledger.evaluations import sort_evaluations
 from trainer.ledger.manifest import BadManifest, Manifest, load_manifests
-from trainer.ledger.record import Number, Record
+from trainer.ledger.run_info import RunInfo
 from trainer.storage.files import reading
 
 _Result = TypeVar("_Result")
 
 _TRIES = 5
-
-
-@dataclasses.dataclass(frozen=True)
-class Metric:
-    """A metric, and how it relates to a checkpoint."""
-
-    name: str
-    """With its group, such as `validation/loss`."""
-    value: Number
-    """None where it was not finite."""
-    relation: str
-    """`exact`: measured on its weights; `window`: a mean over earlier ones; `earlier`: measured on earlier ones."""
-    step: int
-    """Of the weights that it was measured on; of a window, where it ends."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,19 +43,19 @@ def choose_by_log(directory: RunDirectory, which: str) -> Choice:
     """
     with reading(directory.path):
         selected = choose(directory, which)
-        newest = choose(directory, "latest").manifest
     assert selected.manifest is not None
-    assert newest is not None
-    monitor = _monitor_of(newest)
-    metric = None if monitor is None else _known_by(selected.manifest, monitor)
-    return Choice(selected, selected.manifest, metric, selected.explanation or f"{which} by the log")
+    assert selected.newest is not None
+    monitor = _monitor_of(selected.newest)
+    metric = None if monitor is None else measured(selected.manifest, monitor)
+    why = selected.explanation or {"best": "best by the log", "latest": "the latest"}.get(which, "as asked for")
+    return Choice(selected, selected.manifest, metric, why)
 
 
 def choose_by_evaluations(directory: RunDirectory, monitor: str | None, mode: str) -> Choice:
     """The best checkpoint that is there, of those that `evaluations.jsonl` knows.
 
-    Where a split's data was changed, evaluations of the data as it is in the newest line count. Of two equal values the
-    earlier step is the better, and one that is not finite is never best.
+    Of a split whose data was changed only the evaluations on one data count, as `sort_evaluations` says. Of two equal
+    values the earlier step is the better, and one that is not finite is never best.
 
     Args:
       directory: the run's.
@@ -82,34 +69,36 @@ def choose_by_evaluations(directory: RunDirectory, monitor: str | None, mode: st
     with reading(directory.path):
         latest = choose(directory, "latest")
         manifests, _ = load_manifests(directory)
-    newest = latest.manifest
-    assert newest is not None
-    own = {step: manifest for step, manifest in manifests.items() if manifest.run == newest.run}
-    records = _comparable(_of_those_there(directory, own))
+        newest = latest.manifest
+        assert newest is not None
+        own = {step: manifest for step, manifest in manifests.items() if manifest.run == newest.run}
+        made = sort_evaluations(directory, own, RunInfo.load(directory))
+    records = [evaluation.record for splits in made.of.values() for evaluation in splits.values()]
     if not records:
+        only_others = f" on the run's data, only {_on_other_data(len(made.other_data))}" if made.other_data else ""
         raise Unusable(
-            f"{directory.path} has no evaluation of a checkpoint that is there; make some with "
+            f"{directory.path} has no evaluation of a checkpoint that is there{only_others}; make some with "
             f"python -m trainer.evaluate {directory.path}, or use --from=log"
         )
     known = sorted({name for record in records for name in record.named_metrics()})
     name = monitor or _default_monitor(_monitor_of(newest), known, directory)
     if name not in known:
         raise ConfigError(f"monitor={name} was not evaluated; expected one of {', '.join(known)}")
-    compared = Monitor(name, direction(name) if mode == AUTO else mode)
-    best: tuple[float, int] | None = None
-    values = {record.step: record.named_metrics()[name] for record in records if name in record.named_metrics()}
-    for step, value in sorted(values.items()):
-        if value is not None and (best is None or compared.better(value, best[0])):
-            best = value, step
-    if best is None:
+    best = Best(Monitor(name, direction(name) if mode == AUTO else mode))
+    compared = [record for record in records if name in record.named_metrics()]
+    for record in compared:
+        best.fold(record)
+    if not best.ranking:
         raise Unusable(f"{name} is finite in no evaluation of a checkpoint that is there; choose another --monitor")
-    value, step = best
-    count = f"{len(values)} evaluated checkpoint{'' if len(values) == 1 else 's'}"
+    value, step = best.ranking[0].value, best.ranking[0].step
+    count = f"{len(compared)} evaluated checkpoint{'' if len(compared) == 1 else 's'}"
+    others = sum(evaluation.record.split == group_of(name) for evaluation in made.other_data)
+    left_out = f", {_on_other_data(others)} left out" if others else ""
     return Choice(
         Selected(directory.state_prefix(step), own[step], directory.path, latest.skipped),
         own[step],
         Metric(name, value, EXACT, step),
-        f"best by {compared}, of {count}",
+        f"best by {best.monitor}, of {count}{left_out}",
     )
 
 
@@ -134,21 +123,8 @@ def _steps_of(directory: RunDirectory) -> list[int]:
         return directory.committed_steps()
 
 
-def _of_those_there(directory: RunDirectory, manifests: Mapping[int, Manifest]) -> list[Evaluation]:
-    """The evaluations of these very checkpoints, in the order that they were made in."""
-    identities = {}
-    for step, manifest in manifests.items():
-        with contextlib.suppress(BadManifest):  # Without an index it is no checkpoint.
-            identities[step] = checkpoint_identity(manifest)
-    with reading(directory.evaluations):
-        found = read_evaluations(directory)
-    return [made for made in found if identities.get(made.record.step) == made.checkpoint]
-
-
-def _comparable(evaluations: list[Evaluation]) -> list[Record]:
-    """Those of each split that were made on its newest data."""
-    newest = {made.record.split: made.fingerprint for made in evaluations}
-    return [made.record for made in evaluations if made.fingerprint == newest[made.record.split]]
+def _on_other_data(count: int) -> str:
+    return f"{count} evaluation{'' if count == 1 else 's'} on other data"
 
 
 def _default_monitor(own: str | None, known: list[str], directory: RunDirectory) -> str:
@@ -165,15 +141,7 @@ def _default_monitor(own: str | None, known: list[str], directory: RunDirectory)
 
 def _monitor_of(manifest: Manifest) -> str | None:
     """The run's own monitor: the first one; None beside someone's own loop, which has none."""
-    best: Any = manifest.control.get("best")
-    return next(iter(best), None) if isinstance(best, dict) else None
-
-
-def _known_by(manifest: Manifest, monitor: str) -> Metric | None:
-    """What a checkpoint's manifest says of a metric."""
-    group, _, name = monitor.partition("/")
-    known = manifest.train if group == TRAIN else manifest.eval.get(group)
-    if known is None or name not in known["metrics"]:
+    try:
+        return next(iter(manifest.rankings), None)
+    except BadManifest:  # It matters to who asks for the best one, and is told then.
         return None
-    step = known["window"][1] if group == TRAIN else known["step"]
-    return Metric(monitor, known["metrics"][name], known["relation"], step)

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
 
 from trainer.errors import ConfigError, Unwritable
-from trainer.ledger.directory import RunDirectory
+from trainer.ledger.directory import MANIFEST, STATE, RunDirectory
 from trainer.storage.files import writing
 
 EXPORT = "export.json"
 """The file that makes a folder an export."""
 FORMAT = 1
 """The version of its format."""
+_SHOWN = 3
+_SHARDS = r"(index|data-\d{5}-of-\d{5})"
+_WRITTEN = re.compile(
+    rf"saved_model\.pb|fingerprint\.pb|variables|assets|{STATE}\.{_SHARDS}|{re.escape(MANIFEST)}|{re.escape(EXPORT)}"
+)
+"""What stands in an export."""
+_WRITTEN_BELOW = re.compile(rf"variables\.{_SHARDS}")
+"""What stands in its folder `variables`. In `assets` are files of any name."""
 
 
 def check_destination(to: str, directory: RunDirectory, *, overwrite: bool) -> None:
@@ -27,9 +36,8 @@ def check_destination(to: str, directory: RunDirectory, *, overwrite: bool) -> N
         raise ConfigError("got no --to; expected the folder to export to, such as --to=exports/digits")
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", to):
         raise ConfigError(f"to={to} is not local; expected a local folder, to be copied from there")
-    target, checkpoints = os.path.realpath(to), os.path.realpath(directory.checkpoints)
-    if os.path.commonpath([target, checkpoints]) == checkpoints:
-        raise ConfigError(f"to={to} is among the run's checkpoints; choose another folder")
+    target = os.path.realpath(to)
+    _check_apart(to, target, directory)
     above = target
     while not os.path.lexists(above):
         above = os.path.dirname(above)
@@ -39,27 +47,65 @@ def check_destination(to: str, directory: RunDirectory, *, overwrite: bool) -> N
         _check_content(to, target, overwrite=overwrite)
         above = os.path.dirname(target)
     if not os.access(above, os.W_OK | os.X_OK):
-        raise Unwritable(f"cannot write {above}: Permission denied; mend its permissions, or choose another --to")
+        read_only = os.statvfs(above).f_flag & os.ST_RDONLY
+        reason = os.strerror(errno.EROFS if read_only else errno.EACCES)
+        raise Unwritable(f"cannot write {above}: {reason}; mend that, or choose another --to")
+
+
+def _check_apart(to: str, target: str, directory: RunDirectory) -> None:
+    """Refuses what an export would replace the run with, or stand in the way of it."""
+    run = os.path.realpath(directory.path)
+    if target == run:
+        raise ConfigError(f"to={to} is the run directory; choose another folder")
+    if _is_in(run, target):
+        raise ConfigError(f"to={to} has the run directory in it; choose another folder")
+    for own in (directory.checkpoints, directory.events, directory.orphans, directory.profile):
+        if _is_in(target, os.path.realpath(own)):
+            raise ConfigError(f"to={to} is among the run's {os.path.basename(own)}; choose another folder")
+
+
+def _is_in(path: str, folder: str) -> bool:
+    return os.path.commonpath([path, folder]) == folder
 
 
 def _check_content(to: str, folder: str, *, overwrite: bool) -> None:
     with writing(folder):
         empty = not os.listdir(folder)
-    if empty or (overwrite and is_export(folder)):
+        objection = _objection(folder)
+    if empty or (overwrite and objection is None):
         return
     if overwrite:
-        raise ConfigError(
-            f"to={to} is a folder that is not empty, and no export, which has an {EXPORT}; choose another folder"
-        )
-    advice = "replace it with --overwrite" if is_export(folder) else "remove what is in it"
+        raise ConfigError(f"to={to} is a folder that is not empty, and no export: {objection}; choose another folder")
+    advice = "replace it with --overwrite" if objection is None else "remove what is in it"
     raise ConfigError(f"to={to} is a folder that is not empty; {advice}, or choose another folder")
 
 
 def is_export(folder: str) -> bool:
-    """Whether a folder is what an export left."""
+    """Whether a folder is what an export left, and nothing else is in it.
+
+    Raises:
+      OSError: it cannot be looked at.
+    """
+    return _objection(folder) is None
+
+
+def _objection(folder: str) -> str | None:
+    """What speaks against a folder being what an export left; None where it is just that."""
     try:
         with open(os.path.join(folder, EXPORT), "rb") as file:
             known = json.load(file)
-    except (OSError, ValueError):
-        return False
-    return isinstance(known, dict) and {"format", "run", "step", "kind"} <= known.keys()
+    except OSError:
+        return f"it has no {EXPORT} that can be read"
+    except ValueError:
+        known = None
+    if not isinstance(known, dict) or not {"format", "run", "step", "kind"} <= known.keys():
+        return f"its {EXPORT} is not that of one"
+    foreign = [name for name in os.listdir(folder) if not _WRITTEN.fullmatch(name)]
+    variables = os.path.join(folder, "variables")
+    if os.path.isdir(variables):
+        below = [name for name in os.listdir(variables) if not _WRITTEN_BELOW.fullmatch(name)]
+        foreign += [os.path.join("variables", name) for name in below]
+    if not foreign:
+        return None
+    more = f" and {len(foreign) - _SHOWN} more" if len(foreign) > _SHOWN else ""
+    return f"it has {', '.join(sorted(foreign)[:_SHOWN])}{more} in it, which no export writes"

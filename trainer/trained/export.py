@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import gc
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -13,12 +12,12 @@ from typing import Any
 import tensorflow as tf
 
 from trainer.checkpoint.tensors import first_line
+from trainer.decide.measured import Metric
 from trainer.errors import ConfigError, Unwritable
 from trainer.ledger.directory import MANIFEST, STATE
 from trainer.ledger.segments import plain
 from trainer.run import machine
 from trainer.storage.files import Files
-from trainer.trained.choice import Metric
 from trainer.trained.destination import EXPORT, FORMAT
 from trainer.trained.run import TrainedRun
 from trainer.trained.serving import Serving, Specs, trace_serving
@@ -113,25 +112,10 @@ def _save(serving: Serving, folder: str) -> None:
 
 
 @contextlib.contextmanager
-def silence() -> Iterator[None]:
-    """Keeps TensorFlow from telling where it writes, and what it has not restored of a checkpoint that went away."""
-    logger = tf.get_logger()
-    level = logger.level
-    logger.setLevel("ERROR")
-    try:
-        yield
-        # It tells that when the objects are, which stand in circles of references.
-        gc.collect()
-    finally:
-        logger.setLevel(level)
-
-
-@contextlib.contextmanager
 def _saving(folder: str) -> Iterator[None]:
     """Has what TensorFlow refuses come out as one line."""
     try:
-        with silence():
-            yield
+        yield
     except (tf.errors.OpError, OSError) as error:
         raise Unwritable(
             f"cannot write {folder}: {first_line(error)}; free space or mend the permissions, then run the same "

@@ -12,7 +12,7 @@ from typing import Any
 from trainer.checkpoint.recovery import Damaged
 from trainer.checkpoint.selection import choose
 from trainer.errors import EXIT_DONE, ConfigError, Unusable
-from trainer.ledger.directory import RunDirectory
+from trainer.ledger.directory import RunDirectory, check_folder
 from trainer.ledger.manifest import Manifest
 
 ALL = "all"
@@ -160,8 +160,11 @@ def targets(directory: RunDirectory, which: str) -> tuple[list[Target], list[Ski
             continue
         try:
             selected = choose(directory, word)
-        except ConfigError as error:
-            raise ConfigError(f"which={which}: {error}; or all of them, or several by comma") from None
+        except ConfigError:
+            raise ConfigError(
+                f"which={which}: {word!r} names no checkpoint; expected best, latest, before-plateau, all or a step "
+                "such as 500, several by comma"
+            ) from None
         assert selected.manifest is not None  # It is of a run directory.
         step = selected.manifest.step
         found.setdefault(step, Target(step, str(step) if word[:1].isdigit() else word))
@@ -183,8 +186,8 @@ def wait_for_checkpoint(directory: RunDirectory, interrupted: Callable[[], bool]
     while not directory.committed_steps():
         if interrupted():
             return False
-        if os.path.exists(directory.path) and not os.path.isdir(directory.path):
-            raise Unusable(f"{directory.path} is a file; expected a run directory, such as runs/digits")
+        if os.path.exists(directory.path):
+            check_folder(directory.path)
         stop = last_stop(directory)
         if stop and stop.get("exit_code") == EXIT_DONE and not directory.committed_steps():
             raise Unusable(f"{directory.path} has no checkpoint, and its run has ended ({stop.get('reason')})")

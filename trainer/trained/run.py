@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +21,9 @@ from trainer.run.catalog import find_experiment
 from trainer.run.config import FLOAT32
 from trainer.run.experiment import Experiment, at_precision, make_experiment, parameters
 from trainer.run.state import build_model
+
+_VALUES = re.compile(r",? numpy=[^>]*")
+"""Where TensorFlow's text of a variable goes on with what is in it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +62,7 @@ class TrainedRun:
             status = saved.read(self.directory.state_prefix(step))
             status.assert_existing_objects_matched()
         except AssertionError as error:
-            reason = " ".join(str(error).split())
+            reason = " ".join(_VALUES.sub("", str(error)).split())
             raise Unusable(
                 f"checkpoint {step} of {self.directory.path} holds another model than the experiment makes ({reason}); "
                 "use the code that it was trained with"
@@ -109,10 +113,18 @@ def _experiment_of(info: RunInfo) -> Experiment:
     """
     kind = find_experiment(info.experiment)
     defaults = _defaults(kind)
+    fields = {item.name: item for item in dataclasses.fields(kind)}
+    if unknown := sorted(info.parameters.keys() - fields):
+        given = ", ".join(f"{name}={as_text(info.parameters[name])}" for name in unknown)
+        raise ConfigError(
+            f"{info.experiment} was trained with {given}, and {kind.__name__} has no such field now; use the code that "
+            "it was trained with"
+        )
     settings = {
         name: as_text(value)
         for name, value in info.parameters.items()
-        if name not in defaults or defaults[name] != value
+        # What is no argument follows from those that are.
+        if fields[name].init and (name not in defaults or defaults[name] != value)
     }
     return make_experiment(kind, settings)
 

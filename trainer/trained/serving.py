@@ -14,10 +14,12 @@ import tensorflow as tf
 
 from trainer.checkpoint.objects import variable_names
 from trainer.checkpoint.tensors import first_line
+from trainer.data.sources import REPEAT, RESTART
 from trainer.data.stateful import operations_in
+from trainer.data.streams import StreamSource
 from trainer.errors import ConfigError
 from trainer.run.experiment import Experiment
-from trainer.run.feed import EvaluationFeed
+from trainer.run.feed import make_feed
 from trainer.trained.guest_call import call_of_guest
 
 OUTPUT = "output"
@@ -119,7 +121,11 @@ class _Traced:
 def _batch_specs(experiment: Experiment) -> Specs:
     """The shapes of a training batch."""
     try:
-        return EvaluationFeed(experiment.train_data()).specs[0]
+        source = experiment.train_data()
+        if isinstance(source, StreamSource):
+            # Of where it stands nothing is asked, so nothing has to be saved.
+            source = source.resumed_by(RESTART, on_end=REPEAT)
+        return make_feed(source).specs[0]
     except OSError as error:
         raise ConfigError(
             f"{type(experiment).__name__}.train_data() raises {type(error).__name__}: {error}; a batch's shapes are "

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TextIO
+import contextlib
+import json
+import sys
+from typing import Any, TextIO
+
+from trainer.errors import Unwritable
 
 
 def number(value: float | None) -> str:
@@ -64,6 +69,30 @@ def printable(text: str, stream: TextIO) -> str:
     """`text` with `?` for what `stream` cannot encode: a metric's name must not stop a run whose terminal is ASCII."""
     encoding = getattr(stream, "encoding", None) or "utf-8"
     return text.encode(encoding, "replace").decode(encoding)
+
+
+def print_line(line: str, stream: TextIO) -> None:
+    """Prints a line. Whoever read our output may be gone, or its disk full: what is done stands all the same."""
+    with contextlib.suppress(OSError):
+        print(printable(line, stream), file=stream, flush=True)
+
+
+def print_json(value: Any) -> None:
+    """Prints the object that a script asked for to stdout. A reader that has gone is no error.
+
+    Raises:
+      Unwritable: it cannot be written.
+    """
+    line, reason = json.dumps(value, allow_nan=False), "it is closed"
+    try:
+        if sys.stdout is not None:
+            print(line, flush=True)
+            return
+    except BrokenPipeError:
+        return
+    except OSError as error:
+        reason = error.strerror or str(error)
+    raise Unwritable(f"cannot write to stdout: {reason}; what was done stands, only what is told of it is lost")
 
 
 def _three_digits(value: float) -> str:

@@ -96,5 +96,5 @@ def _saves(directory: RunDirectory) -> dict[int, Sequence[str]]:
 
 def _best(manifests: Mapping[int, Manifest]) -> dict[int, str]:
     """The best step by the newest manifest, with the metric that decides."""
-    rankings = manifests[max(manifests)].control.get("best", {}) if manifests else {}
-    return {ranking[0]["step"]: monitor for monitor, ranking in rankings.items() if ranking}
+    rankings = manifests[max(manifests)].rankings if manifests else {}
+    return {ranking[0][1]: monitor for monitor, ranking in rankings.items() if ranking}

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from trainer.checkpoint.retention import kept_checkpoints
 from trainer.decide.monitor import relation_of
 from trainer.errors import Unusable
-from trainer.ledger.directory import RunDirectory
-from trainer.ledger.evaluations import checkpoint_identity, read_evaluations
+from trainer.ledger.directory import RunDirectory, check_folder, no_run_directory
+from trainer.ledger.evaluations import Evaluation, checkpoint_identity, sort_evaluations
 from trainer.ledger.flagfile import read_flags
-from trainer.ledger.manifest import Manifest, eval_relation
-from trainer.ledger.record import Record
+from trainer.ledger.manifest import BadManifest, Manifest, eval_relation
 from trainer.ledger.run_info import RunInfo
+from trainer.ledger.segments import read_segments
 from trainer.views.attempts import Attempt, goodput, read_attempts
 
 
@@ -33,7 +32,7 @@ class Row:
     kept_by: tuple[str, ...] = ()
     """Every reason why it is not deleted; none for one that the next save deletes."""
     evaluations: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    """The newest later evaluation of each split, as a manifest tells those of the run itself."""
+    """The newest later evaluation of each split, as a manifest tells those of the run itself, and of what data."""
 
     def to_json(self) -> dict[str, Any]:
         """What scripts are told of it; a damaged one says so under a key of its own."""
@@ -70,7 +69,7 @@ class Status:
     checkpoints: Sequence[Row]
     """Oldest first."""
     evaluations: Mapping[str, int]
-    """How many were made later: `lines`, and of these `gone`, which are of no checkpoint that is there."""
+    """How many were made later: `lines`, of these `gone`, of no checkpoint that is there, and those on `other_data`."""
 
     def to_json(self) -> dict[str, Any]:
         """The object that `--json` prints."""
@@ -93,16 +92,11 @@ def read_status(run_dir: str) -> Status:
       Unusable: it is not there, is no run directory, or cannot be read.
     """
     directory = RunDirectory(run_dir)
-    if not os.path.isdir(run_dir):
-        what = "is a file" if os.path.exists(run_dir) else "does not exist"
-        raise Unusable(f"{run_dir or repr(run_dir)} {what}; expected a run directory, such as runs/digits")
+    check_folder(run_dir)
     try:
         info = RunInfo.load(directory)
         if not (info or directory.files.exists(directory.metrics) or directory.committed_steps()):
-            raise Unusable(
-                f"{run_dir} is no run directory: it has no run.json, no metric log and no checkpoint; "
-                "expected the run_dir of a training command"
-            )
+            raise no_run_directory(run_dir, "no run.json, no metric log and no checkpoint")
         return _read(directory, info)
     except (OSError, UnicodeDecodeError) as error:
         raise Unusable(f"{run_dir} cannot be read ({error}); mend it, or its permissions") from error
@@ -113,7 +107,7 @@ def _read(directory: RunDirectory, info: RunInfo | None) -> Status:
     rows = [row for step in sorted(directory.committed_steps()) if (row := _read_row(directory, step))]
     manifests = {row.step: row.manifest for row in rows if row.manifest}
     latest = max(manifests, default=None)
-    rankings = _rankings(manifests[latest]) if latest is not None else {}
+    rankings = manifests[latest].rankings if latest is not None else {}
     best_by = [
         {
             "metric": metric,
@@ -142,7 +136,7 @@ def _read(directory: RunDirectory, info: RunInfo | None) -> Status:
         run["run_id"] = manifests[latest].run
     if latest is not None:
         run["segments"] = manifests[latest].control.get("segments", [])
-    later = _later(directory, manifests)
+    later = sort_evaluations(directory, manifests, info)
     return Status(
         run=run,
         latest=latest,
@@ -151,34 +145,18 @@ def _read(directory: RunDirectory, info: RunInfo | None) -> Status:
         attempts=attempts,
         checkpoints=[
             dataclasses.replace(
-                row, kept_by=kept.get(row.step, ()), evaluations=eval_relation(later.of.get(row.step, {}), row.step)
+                row, kept_by=kept.get(row.step, ()), evaluations=_told(later.of.get(row.step, {}), row.step)
             )
             for row in rows
         ],
-        evaluations={"lines": later.lines, "gone": later.gone},
+        evaluations={"lines": later.lines, "gone": later.gone, "other_data": len(later.other_data)},
     )
 
 
-class _Later(NamedTuple):
-    """The evaluations that were made later."""
-
-    of: Mapping[int, Mapping[str, Record]]
-    """For each checkpoint that is there, the newest one of each split."""
-    lines: int
-    gone: int
-
-
-def _later(directory: RunDirectory, manifests: Mapping[int, Manifest]) -> _Later:
-    there = {step: checkpoint_identity(manifest) for step, manifest in manifests.items()}
-    found: dict[int, dict[str, Record]] = {}
-    evaluations, gone = read_evaluations(directory), 0
-    for evaluation in evaluations:
-        record = evaluation.record
-        if there.get(record.step) == evaluation.checkpoint:
-            found.setdefault(record.step, {})[record.split or ""] = record
-        else:
-            gone += 1
-    return _Later(found, len(evaluations), gone)
+def _told(made: Mapping[str, Evaluation], step: int) -> dict[str, Any]:
+    """What was evaluated later of the checkpoint of `step`, by split."""
+    told = eval_relation({split: evaluation.record for split, evaluation in made.items()}, step)
+    return {split: {**known, "fingerprint": made[split].fingerprint} for split, known in told.items()}
 
 
 def _read_row(directory: RunDirectory, step: int) -> Row | None:
@@ -207,10 +185,14 @@ def _check(manifest: Manifest) -> None:
     for known in manifest.eval.values():
         counts += [known["age"], known["step"]]
         numbers += known["metrics"].values()
-    for ranking in _rankings(manifest).values():
+    for ranking in manifest.rankings.values():
         counts += [step for _, step in ranking]
         numbers += [value for value, _ in ranking]
     checkpoint_identity(manifest)
+    try:
+        read_segments(manifest)
+    except Unusable as error:
+        raise BadManifest(str(error)) from error
     if not all(isinstance(reason, str) for reason in manifest.reasons):
         raise ValueError(f"its manifest has {list(manifest.reasons)} for the reasons")
     for count in counts:
@@ -219,12 +201,6 @@ def _check(manifest: Manifest) -> None:
     for number in numbers:
         if number is not None and (isinstance(number, bool) or not math.isfinite(number)):
             raise ValueError(f"its manifest has {number!r} for a number")
-
-
-def _rankings(manifest: Manifest) -> dict[str, list[tuple[float, int]]]:
-    """The best values and their steps, best first, for each metric that was monitored."""
-    best = manifest.control.get("best", {})
-    return {metric: [(known["value"], known["step"]) for known in ranking] for metric, ranking in best.items()}
 
 
 def window_of(manifest: Manifest) -> tuple[int, int]:

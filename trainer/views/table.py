@@ -159,9 +159,13 @@ def _facts(status: Status) -> list[Text]:
     return [Text.assemble((f"{label:<9}", HEADING), text) for label, text in facts]
 
 
-def _told_of(*, lines: int, gone: int) -> str:
-    there = f"{lines} evaluation{'' if lines == 1 else 's'} by trainer.evaluate"
-    return f"{there}, {gone} of checkpoints that are gone" if gone else there
+def _told_of(*, lines: int, gone: int, other_data: int) -> str:
+    told = [f"{lines} evaluation{'' if lines == 1 else 's'} by trainer.evaluate"]
+    if gone:
+        told.append(f"{gone} of checkpoints that are gone or damaged")
+    if other_data:
+        told.append(f"{other_data} on other data than the run's or the newest")
+    return ", ".join(told)
 
 
 def _reasons(manifest: Manifest) -> list[str]:
