@@ -16,6 +16,9 @@ from trainer.errors import ConfigError
 from trainer.trained import serving
 from trainer.trained.serving import Serving, trace_serving
 
+# Each traces a model or two.
+pytestmark = pytest.mark.slow
+
 ROWS = {
     "x": np.arange(24, dtype=np.float32).reshape(8, 3),
     "word": np.array([b"a", b"b"] * 4),
