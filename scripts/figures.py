@@ -15,25 +15,22 @@ class Figure:
 
     name: str
     value: float
-    target: float
-    """The most that it may be."""
+    target: float | None
+    """The most that it may be; None where nothing is promised."""
     unit: str
     detail: str
 
     @property
     def met(self) -> bool:
-        return self.value <= self.target
+        return self.target is None or self.value <= self.target
 
 
 def show(figures: Sequence[Figure]) -> None:
     """Prints the table; a missed target is printed as one."""
     width = max(len(figure.name) for figure in figures)
     for figure in figures:
-        verdict = "met   " if figure.met else "MISSED"
-        print(
-            f"{figure.name:<{width}}  {figure.value:6.3f} {figure.unit}  target ≤ {figure.target:<5g} {verdict}  "
-            f"{figure.detail}"
-        )
+        promised = "" if figure.target is None else f"target ≤ {figure.target:<5g} {'met' if figure.met else 'MISSED'}"
+        print(f"{figure.name:<{width}}  {figure.value:6.3f} {figure.unit}  {promised:<21}  {figure.detail}")
 
 
 def write(figures: Sequence[Figure], path: str) -> None:

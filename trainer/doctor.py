@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import signal
 import sys
 import tempfile
@@ -23,6 +22,7 @@ from trainer.run.catalog import check_name, find_experiment
 from trainer.run.config import make_config
 from trainer.run.experiment import make_experiment
 from trainer.run.flags import define_flags, given_options, given_settings
+from trainer.views.formatting import print_json
 
 if TYPE_CHECKING:
     from trainer.proof.doctor import Diagnosis
@@ -56,7 +56,7 @@ def main(argv: Sequence[str]) -> int:
     for line in diagnosis.warnings:
         print(f"warning: {line}", file=sys.stderr)
     if values["json"].value:
-        print(json.dumps(diagnosis.to_json(), allow_nan=False))
+        print_json(diagnosis.to_json())
     else:
         print("\n".join(_lines(diagnosis)))
     return EXIT_FINDINGS if diagnosis.findings else EXIT_DONE

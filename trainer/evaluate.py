@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from trainer.command import new_flags, parse, run_command
-from trainer.errors import EXIT_DONE, ConfigError, Unusable
+from trainer.errors import EXIT_DONE, ConfigError, Unusable, Unwritable
 from trainer.process.quiet import only_errors, quiet_start
 from trainer.process.signals import stop_requests
+from trainer.views.formatting import print_json, print_line
 
 if TYPE_CHECKING:
     from trainer.ledger.directory import RunDirectory
@@ -65,11 +66,18 @@ def main(argv: Sequence[str]) -> int:
                 end = _follow(directory, splits, report, lambda: bool(request))
             else:
                 end = _visit(directory, "latest" if which is None else which, splits, report, lambda: bool(request))
-    report.close()
+    lost: Unwritable | None = None
+    try:
+        report.close()
+    except Unwritable as error:
+        # How it ended matters more to whoever calls.
+        lost = error
     if end is None:
-        print("interrupted: what is written stays; run the same command again to go on", file=sys.stderr)
+        print_line("interrupted: what is written stays; run the same command again to go on", sys.stderr)
         return request.exit_code
     report.check()
+    if lost:
+        raise lost
     return EXIT_DONE
 
 
@@ -151,10 +159,8 @@ class _Report:
     """
 
     def __init__(self, directory: RunDirectory, *, as_json: bool) -> None:
-        from trainer.views.formatting import print_json, print_line
         from trainer.views.record_line import RecordLines
 
-        self._print, self._print_json = print_line, print_json
         self.alone = False
         self._directory = directory
         self._json = as_json
@@ -179,11 +185,11 @@ class _Report:
 
     def warn(self, line: str) -> None:
         """What the user has to know."""
-        self._print(f"warning: {line}", sys.stderr)
+        print_line(f"warning: {line}", sys.stderr)
 
     def message(self, line: str) -> None:
         """What the user may want to know."""
-        self._print(line, sys.stderr if self._json else sys.stdout)
+        print_line(line, sys.stderr if self._json else sys.stdout)
 
     def close(self) -> None:
         """What came of it all.
@@ -197,7 +203,7 @@ class _Report:
                 "evaluations": [evaluation.to_json() for evaluation in self._evaluations.values()],
                 "skipped": [{"step": skip.step, "reason": skip.reason} for skip in self._skips],
             }
-            self._print_json(value)
+            print_json(value)
         elif self._evaluations:
             there = len(self._evaluations) - self._made
             self.message(f"{self._made} made, {there} already there: {self._directory.evaluations}")

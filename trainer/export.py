@@ -13,9 +13,10 @@ from trainer.command import new_flags, parse, run_command
 from trainer.errors import EXIT_DONE, ConfigError
 from trainer.process.quiet import only_errors, quiet_start
 from trainer.process.signals import StopRequest, stop_requests
+from trainer.views.formatting import print_json, print_line
 
 if TYPE_CHECKING:
-    from trainer.decide.measured import Metric
+    from trainer.decide.measured import MeasuredMetric
     from trainer.ledger.directory import RunDirectory
     from trainer.trained.choice import Choice
     from trainer.trained.export import Export
@@ -69,7 +70,6 @@ def main(argv: Sequence[str]) -> int:
     if arguments is None:
         return EXIT_DONE
     given: dict[str, Any] = {name: values[name].value for name in values}
-    from trainer.views.formatting import print_json, print_line
 
     # From here on a signal is noted and not lost, through the seconds that TensorFlow's import takes.
     with stop_requests() as request:
@@ -97,7 +97,6 @@ def _export(run_dir: str, given: dict[str, Any], request: StopRequest) -> tuple[
     from trainer.storage.staging import staged
     from trainer.trained.choice import while_it_changes
     from trainer.trained.destination import check_destination, is_export
-    from trainer.views.formatting import print_line
 
     if not run_dir:
         raise ConfigError(f"got '' for RUN_DIR; expected a run directory, such as runs/digits: {USAGE}")
@@ -204,7 +203,7 @@ def _shape(sizes: list[int | None] | None) -> str:
     return "of any shape" if sizes is None else f"[{', '.join('any' if size is None else str(size) for size in sizes)}]"
 
 
-def _measured(metric: Metric | None) -> str:
+def _measured(metric: MeasuredMetric | None) -> str:
     """What a metric says of the checkpoint."""
     from trainer.views.formatting import number
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from absl import flags
 
 from trainer.command import new_flags, parse, run_command
 from trainer.errors import EXIT_DONE, ConfigError
+from trainer.views.formatting import print_json
 
 if TYPE_CHECKING:
     from trainer.checkpoint.rewind import Rewind
@@ -51,7 +51,7 @@ def main(argv: Sequence[str]) -> int:
             earlier=lambda: read_records(directory),
         )
     if values["json"].value:
-        print(json.dumps({"run_dir": directory.path, **done.to_json()}, allow_nan=False))
+        print_json({"run_dir": directory.path, **done.to_json()})
     else:
         print(_told(done, directory.path))
     return EXIT_DONE

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 
@@ -10,6 +9,7 @@ from absl import flags
 
 from trainer.command import new_flags, parse, run_command
 from trainer.errors import EXIT_DONE
+from trainer.views.formatting import print_json
 
 USAGE = "python -m trainer.status RUN_DIR [--json]"
 ABOUT = """Shows the checkpoints of a run, each with the train window and the evaluations that belong to it and how many
@@ -30,7 +30,7 @@ def main(argv: Sequence[str]) -> int:
 
     status = read_status(arguments[0])
     if values["json"].value:
-        print(json.dumps(status.to_json(), allow_nan=False))
+        print_json(status.to_json())
     else:
         print_status(status, sys.stdout)
     return EXIT_DONE

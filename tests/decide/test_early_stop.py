@@ -159,6 +159,21 @@ def test_a_warm_up_until_later_takes_a_stop_back() -> None:
         assert again.stopped == stopped
 
 
+def test_a_warm_up_made_longer_on_resume_leaves_what_an_undisturbed_one_would() -> None:
+    warmup = Duration.parse("100steps")
+    first, resumed, undisturbed = (
+        stopping("3evals"),
+        stopping("3evals", warmup=warmup),
+        stopping("3evals", warmup=warmup),
+    )
+    for step in (10, 20, 30, 40):
+        first.fold(evaluation(step, 0.5))
+        undisturbed.fold(evaluation(step, 0.5))
+    assert first.stopped
+    resumed.restore(first.to_json())
+    assert resumed.to_json() == undisturbed.to_json()
+
+
 def test_a_patience_of_a_fraction_is_over_at_the_first_step_that_is_not_before_it() -> None:
     # A third of an epoch is 13.33 examples: 4 steps of 4 are more, 3 are not. A third of the run is 33.33 steps.
     assert stops_at("1/3epochs", [0.5] * 9) == 5
@@ -181,6 +196,8 @@ def test_what_is_kept_tells_where_the_last_measurement_was() -> None:
         ("0evals", "not positive"),
         ("1.5evals", "unknown unit 'evals'"),
         ("soon", "'soon' is no duration"),
+        ("1_evals", "unknown unit|no duration"),
+        ("9" * 5000 + "evals", "is too large|unknown unit"),
         ("5evals,", "'' is no duration"),
     ],
 )

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from trainer.decide.measured import Metric, measured
+from trainer.decide.measured import MeasuredMetric, measured
 from trainer.ledger.manifest import LogPosition, Manifest
 
 OPEN = {"from": 30, "steps": 0, "metrics": {}}
@@ -24,14 +24,14 @@ def manifest(**sections: Any) -> Manifest:
 @pytest.mark.parametrize(
     ("metric", "expected"),
     [
-        ("train/loss", Metric("train/loss", 0.125, "window", 27)),
-        ("validation/loss", Metric("validation/loss", None, "earlier", 20)),
-        ("validation/accuracy", Metric("validation/accuracy", 1.0, "earlier", 20)),
+        ("train/loss", MeasuredMetric("train/loss", 0.125, "window", 27)),
+        ("validation/loss", MeasuredMetric("validation/loss", None, "earlier", 20)),
+        ("validation/accuracy", MeasuredMetric("validation/accuracy", 1.0, "earlier", 20)),
         ("validation/f1", None),
         ("test/loss", None),
     ],
 )
-def test_it_is_that_of_the_newest_record_before_it(metric: str, expected: Metric | None) -> None:
+def test_it_is_that_of_the_newest_record_before_it(metric: str, expected: MeasuredMetric | None) -> None:
     assert measured(manifest(train=TRAIN, eval={"validation": EVAL}), metric) == expected
 
 

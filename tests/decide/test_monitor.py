@@ -49,6 +49,7 @@ def test_auto_minimizes_what_is_a_cost(name: str) -> None:
         *("precision", "recall", "bleu", "iou", "Accuracy", "mean_recall", "ROC-AUC", "BinaryAccuracy", "MeanIoU"),
         *("mean_io_u", "f1score", "mAP50", "AP50", "bleu4", "rougeL", "cosine_similarity", "pearson", "hits@10"),
         *("exact_match", "explained_variance", "log_likelihood", "success_rate", "tpr", "PrecisionAtRecall"),
+        *("accuracy_1", "auc_1", "top-1", "f_1", "recall@1", "rouge_1", "class_1_accuracy"),
     ],
 )
 def test_auto_maximizes_what_is_a_success(name: str) -> None:

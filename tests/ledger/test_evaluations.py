@@ -20,8 +20,8 @@ from trainer.ledger.evaluations import (
     Subject,
     append_evaluation,
     checkpoint_identity,
+    group_evaluations,
     read_evaluations,
-    sort_evaluations,
 )
 from trainer.ledger.manifest import BadManifest, LogPosition, Manifest, StateFile
 from trainer.ledger.record import Record
@@ -196,7 +196,7 @@ def info(**fingerprints: str) -> RunInfo:
 
 def told(directory: RunDirectory, manifests: Mapping[int, Manifest], of: RunInfo | None) -> tuple[object, ...]:
     """The losses that count by step and split, those on other data, and how many are gone and there in all."""
-    found = sort_evaluations(directory, manifests, of)
+    found = group_evaluations(directory, manifests, of)
     counts = {
         step: {split: one.record.metrics["loss"] for split, one in splits.items()} for step, splits in found.of.items()
     }

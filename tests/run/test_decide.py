@@ -280,7 +280,8 @@ BOTH = "train/loss<0.1,validation/loss<0.15"
         ({"monitor": "validation/loss", "mode": "min,max"}, "2 modes for 1"),
         ({"min_delta": 0.1}, "min_delta=0.1 is set, but no early_stop"),
         ({"early_stop_baseline": 0}, "early_stop_baseline=0.0 is set, but no early_stop"),
-        ({"early_stop_warmup": "2epochs", "early_stop": "never"}, "early_stop_warmup=2epochs is set"),
+        # Who says never, as to go on after an early stop, may leave the rest as it was.
+        ({"early_stop_warmup": "2epochs", "min_delta": 0.5, "early_stop": "never "}, None),
         ({"save_if": BOTH}, None),
         ({"save_if": BOTH, "eval_every": "150steps"}, None),
         ({"save_if": BOTH, "eval_every": "1epoch", "log_every": "1epoch"}, None),
@@ -311,6 +312,12 @@ def test_the_best_of_a_monitored_metric_is_what_its_mode_says() -> None:
         record = trainer.Record("eval", 1, 64, None, {"loss": 1.0}, split="validation", weights="raw")
         found.fold(record)
         assert found.at(1).condition == (mode == "max")
+
+
+def test_what_suits_another_metric_is_not_suggested_for_the_users() -> None:
+    suggested = {"monitor": "validation/score", "mode": "max", "early_stop": "5evals", "early_stop_baseline": 0.8}
+    config = make_config({"train_for": 10, "monitor": "validation/loss"}, suggested)
+    assert (config.mode, config.early_stop, config.early_stop_baseline) == ("auto", "5evals", None)
 
 
 def test_with_evaluations_off_what_the_experiment_would_look_at_is_dropped() -> None:

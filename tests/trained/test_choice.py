@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from trainer.checkpoint import folder
-from trainer.decide.measured import Metric
+from trainer.decide.measured import MeasuredMetric
 from trainer.errors import ConfigError, Unusable
 from trainer.ledger.directory import RunDirectory
 from trainer.ledger.evaluations import Evaluation, append_evaluation, checkpoint_identity
@@ -81,19 +81,19 @@ def test_the_best_of_the_log_is_the_first_of_the_newest_ranking_by_the_first_mon
     save(directory, 20, best=ranking, validation=exact(20, loss=0.6))
     choice = choose_by_log(directory, "best")
     assert choice.manifest.step == 10
-    assert choice.metric == Metric("validation/loss", 0.5, "exact", 10)
+    assert choice.metric == MeasuredMetric("validation/loss", 0.5, "exact", 10)
 
 
 @pytest.mark.parametrize("which", ["latest", "30"])
 def test_another_one_has_what_its_manifest_says_of_the_monitored_metric(which: str, directory: RunDirectory) -> None:
     save(directory, 30, best={"validation/loss": []}, validation=earlier(30, 20, loss=0.25, accuracy=1.0))
-    assert choose_by_log(directory, which).metric == Metric("validation/loss", 0.25, "earlier", 20)
+    assert choose_by_log(directory, which).metric == MeasuredMetric("validation/loss", 0.25, "earlier", 20)
 
 
 def test_a_window_says_that_it_is_one(directory: RunDirectory) -> None:
     train = {"relation": "window", "window": [20, 27], "lag": 3, "metrics": {"loss": 0.125}}
     save(directory, 30, best={"train/loss": []}, train=train)
-    assert choose_by_log(directory, "latest").metric == Metric("train/loss", 0.125, "window", 27)
+    assert choose_by_log(directory, "latest").metric == MeasuredMetric("train/loss", 0.125, "window", 27)
 
 
 @pytest.mark.parametrize("best", [None, {}, {"validation/loss": []}, {"train/loss": []}])
@@ -108,7 +108,7 @@ def test_the_best_evaluated_one_is_strictly_better_than_the_ones_before_it(direc
         evaluate(directory, step, loss=loss)
     choice = choose_by_evaluations(directory, None, "auto")
     assert choice.manifest.step == choice.selected.step == 20
-    assert choice.metric == Metric("test/loss", 0.25, "exact", 20)
+    assert choice.metric == MeasuredMetric("test/loss", 0.25, "exact", 20)
     assert choice.why == "best by test/loss, minimized, of 4 evaluated checkpoints"
 
 
@@ -136,7 +136,7 @@ def test_the_runs_own_monitor_comes_first_where_it_was_evaluated(directory: RunD
         evaluate(directory, step, "validation", loss=step, accuracy=step)
         evaluate(directory, step, "test", loss=step, accuracy=step)
     choice = choose_by_evaluations(directory, None, "auto")
-    assert choice.metric == Metric("validation/accuracy", 20, "exact", 20)
+    assert choice.metric == MeasuredMetric("validation/accuracy", 20, "exact", 20)
 
 
 def test_of_several_splits_none_is_guessed(directory: RunDirectory) -> None:
@@ -157,7 +157,7 @@ def test_only_what_is_there_and_was_evaluated_counts(directory: RunDirectory) ->
     evaluate(directory, 30, loss=0.3)
     evaluate(directory, 40, loss=0.4)
     pathlib.Path(directory.manifest(10)).unlink()
-    assert choose_by_evaluations(directory, None, "auto").metric == Metric("test/loss", 0.3, "exact", 30)
+    assert choose_by_evaluations(directory, None, "auto").metric == MeasuredMetric("test/loss", 0.3, "exact", 30)
 
 
 def test_values_on_other_data_are_not_compared(directory: RunDirectory) -> None:
@@ -166,7 +166,7 @@ def test_values_on_other_data_are_not_compared(directory: RunDirectory) -> None:
         evaluate(directory, step, loss=loss, fingerprint=fingerprint)
     assert choose_by_evaluations(directory, None, "auto").manifest.step == 30
     evaluate(directory, 10, loss=0.3, fingerprint="new")
-    assert choose_by_evaluations(directory, None, "auto").metric == Metric("test/loss", 0.3, "exact", 10)
+    assert choose_by_evaluations(directory, None, "auto").metric == MeasuredMetric("test/loss", 0.3, "exact", 10)
 
 
 def test_of_a_split_that_the_run_evaluates_its_own_data_counts_and_the_rest_is_told(directory: RunDirectory) -> None:
@@ -180,7 +180,7 @@ def test_of_a_split_that_the_run_evaluates_its_own_data_counts_and_the_rest_is_t
     evaluate(directory, 10, "test", loss=0.1, fingerprint="older")
     evaluate(directory, 10, "test", loss=0.1, fingerprint="newer")
     choice = choose_by_evaluations(directory, None, "auto")
-    assert choice.metric == Metric("validation/loss", 0.4, "exact", 20)
+    assert choice.metric == MeasuredMetric("validation/loss", 0.4, "exact", 20)
     assert choice.why == (
         "best by validation/loss, minimized, of 2 evaluated checkpoints, 1 evaluation on other data left out"
     )

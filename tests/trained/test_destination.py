@@ -120,7 +120,27 @@ def test_a_file_in_the_way_is_named(check: Callable[..., None], tmp_path: pathli
         assert f"{tmp_path / 'file'} is a file" in refused(check, to, overwrite=True)
 
 
-@pytest.mark.parametrize("name", ["events", "orphans", "profile"])
+@pytest.mark.parametrize(
+    "path", ["assets/thesis/deep/x", "saved_model.pb/x", "variables/variables.index/x", "manifest.json/x"]
+)
+def test_a_folder_where_an_export_has_a_file_is_foreign(
+    path: str, check: Callable[..., None], tmp_path: pathlib.Path
+) -> None:
+    to = folder(tmp_path / "to", export_json=json.dumps(OURS))
+    (to / path).parent.mkdir(parents=True)
+    (to / path).write_text("ten years")
+    assert str(pathlib.Path(path).parent).split("/deep")[0] in refused(check, to, overwrite=True)
+    assert (to / path).exists()
+
+
+def test_an_export_json_that_is_too_deep_is_not_that_of_one(check: Callable[..., None], tmp_path: pathlib.Path) -> None:
+    to = folder(tmp_path / "to", export_json="[" * 100_000)
+    assert "is not that of one" in refused(check, to, overwrite=True)
+
+
+@pytest.mark.parametrize(
+    "name", ["events", "orphans", "profile", "lock", "evaluations.jsonl", "evaluations.jsonl.lock", "journal.jsonl"]
+)
 def test_it_is_not_among_what_the_trainer_writes(name: str, check: Callable[..., None], tmp_path: pathlib.Path) -> None:
     for to in (tmp_path / "run" / name, tmp_path / "run" / name / "below"):
         assert f"among the run's {name}" in refused(check, to)

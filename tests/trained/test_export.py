@@ -15,7 +15,7 @@ import tensorflow as tf
 
 import trainer
 from trainer.checkpoint.selection import choose
-from trainer.decide.measured import Metric
+from trainer.decide.measured import MeasuredMetric
 from trainer.errors import ConfigError, Unwritable
 from trainer.ledger.directory import RunDirectory
 from trainer.trained.export import Export, write_export
@@ -149,7 +149,7 @@ class Prepared:
         assert self.manifest is not None
         return self.manifest.step
 
-    def write(self, *, weights_only: bool = False, metric: Metric | None = None) -> Export:
+    def write(self, *, weights_only: bool = False, metric: MeasuredMetric | None = None) -> Export:
         content = pathlib.Path(self.directory.manifest(self.step)).read_bytes()
         return write_export(
             str(self.folder), self.trained, content, step=self.step, metric=metric, weights_only=weights_only
@@ -249,7 +249,7 @@ def test_it_says_where_it_comes_from_and_touches_nothing_there(train: Train, tmp
 
     before = content()
     prepared = Prepared(tmp_path / "run")
-    export = prepared.write(metric=Metric("validation/loss", None, "earlier", 1))
+    export = prepared.write(metric=MeasuredMetric("validation/loss", None, "earlier", 1))
     assert content() == before
     assert (prepared.folder / "manifest.json").read_bytes() == before[
         tmp_path / "run/checkpoints/step-0000000002/manifest.json"

@@ -218,7 +218,8 @@ def test_a_log_of_someone_elses_loop_needs_no_run_json(run: Run) -> None:
 
 def evaluated(run: Run, step: int, loss: float, *, split: str = "test", **changes: Any) -> None:
     """Adds a line to what was evaluated later."""
-    record = Record("eval", step, step * 64, None, {"loss": loss, "accuracy": 0.5}, split=split, weights="raw")
+    accuracy = changes.get("accuracy", 0.5)
+    record = Record("eval", step, step * 64, None, {"loss": loss, "accuracy": accuracy}, split=split, weights="raw")
     made = Evaluation(record, changes.get("checkpoint", "00000000"), changes.get("fingerprint", "f"))
     append_evaluation(run.directory, made)
 
@@ -299,13 +300,16 @@ def test_what_was_evaluated_later_stands_beside_what_the_run_evaluated_itself(ru
 
 
 def test_what_the_run_evaluated_at_that_very_step_is_not_shown_again(run: Run) -> None:
-    evaluated(run, 300, 0.36, split="validation")
+    evaluated(run, 300, 0.36, split="validation", accuracy=0.91)
     assert "later" not in run.lines()[0]
     # At another one the run's own is older than the weights.
     evaluated(run, 350, 0.3456, split="validation")
     assert "later validation" in run.lines()[0]
     assert "0.3456" in row_of(run.lines(), 350)
     assert row_of(run.lines(), 300).split()[-4:] == ["-", "-", "1.2", "kB"]
+    # Of other data, after a change of it.
+    evaluated(run, 500, 0.4321, split="validation")
+    assert "0.4321" in row_of(run.lines(), 500)
 
 
 def test_a_metric_that_was_not_finite_later_is_nan(run: Run) -> None:

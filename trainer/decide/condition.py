@@ -143,7 +143,7 @@ class _Parser:
             raise self._unexpected(inner.text, f"a metric for {word}")
         if (match := _MEAN.fullmatch(word)) and int(match[1]) <= _MOST_VALUES:
             return Mean(int(match[1]), inner)
-        if match := _EMA.fullmatch(word):
+        if (match := _EMA.fullmatch(word)) and float(match[1]) < 1:
             return MovingAverage(float(match[1]), inner)
         if word == "best":
             metric = next(part.text for part in inner.parts() if isinstance(part, Metric))

@@ -16,7 +16,7 @@ from trainer.timeline.duration import SECOND, STEP, Duration
 
 EVAL = "eval"
 """The unit of a patience that counts measurements of the monitored metric."""
-_EVALS = re.compile(r"\s*(\d[\d_]{0,17})\s*(?:evals?|evaluations?)\s*", re.IGNORECASE)
+_EVALS = re.compile(r"\s*(\d{1,15}(?:_\d{1,3}){0,5})\s*(?:evals?|evaluations?)\s*", re.IGNORECASE)
 _EXPECTED = "a number and evals, steps, epochs, examples or run, such as 5evals or 2epochs, several by comma, or never"
 
 
@@ -158,7 +158,10 @@ class EarlyStop:
         """
         self._state = _State(**{item.name: known[item.name] for item in dataclasses.fields(_State)})
         last = Progress(self._state.last_step, self._state.last_examples)
-        self._state.stopped &= self._exhausted() and not self._warming_up(last)
+        if self._warming_up(last):
+            step, examples = max(self._state.step, last.step), max(self._state.examples, last.examples)
+            self._state = _State(step=step, examples=examples, last_step=last.step, last_examples=last.examples)
+        self._state.stopped &= self._exhausted()
 
     def _warming_up(self, now: Progress) -> bool:
         return self._warmup is not None and not self._warmup.index(_on(self._warmup, now))

@@ -10,7 +10,7 @@ from trainer.ledger.record import Number
 
 
 @dataclasses.dataclass(frozen=True)
-class Metric:
+class MeasuredMetric:
     """A metric, and how it relates to a checkpoint."""
 
     name: str
@@ -23,11 +23,11 @@ class Metric:
     """Of the weights that it was measured on; of a window, where it ends."""
 
 
-def measured(manifest: Manifest, metric: str) -> Metric | None:
+def measured(manifest: Manifest, metric: str) -> MeasuredMetric | None:
     """The metric as the newest record before the checkpoint has it; None where it was not measured yet."""
     group, _, name = metric.partition("/")
     known = manifest.train if group == TRAIN else manifest.eval.get(group)
     if known is None or name not in known["metrics"]:
         return None
     step = known["window"][1] if group == TRAIN else known["step"]
-    return Metric(metric, known["metrics"][name], known["relation"], step)
+    return MeasuredMetric(metric, known["metrics"][name], known["relation"], step)

@@ -21,7 +21,10 @@ _MAXIMIZED = (
     r"matthews\w*|pearsonr?|spearmanr?|corr(elation)?|cosine_similarity|(sacre)?bleu_?\d*|rouge_?(\d|l|w|s)?|meteor|chrf|"
     r"psnr|ssim|r_?2|r_squared|explained_variance|log_likelihood|elbo|top_?\d+|(win|success|pass)_rate|reward|return|score"
 )
-_MINIMIZED = r"loss|err(or)?s?|neg(ative)?|1|std|(?<!explained_)var(iance)?|deviation|gap|distance"
+_MINIMIZED = (
+    r"loss|err(or)?s?|neg(ative)?|std|(?<!explained_)var(iance)?|deviation|gap|distance|"
+    r"brier|fid|kid|lpips|crps|energy|interval|anomaly"
+)
 """What keeps a name from being maximized: an error by another name, or how much something varies."""
 
 
@@ -70,7 +73,8 @@ def direction(metric: str) -> str:
     # MeanIoU and BinaryAccuracy are words of several, too.
     name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|[\W_]+", "_", metric.rpartition("/")[2]).lower()
     large, small = (re.search(rf"(^|_)({words})(_|$)", name) for words in (_MAXIMIZED, _MINIMIZED))
-    return MAX if large and not small else MIN
+    # 1-accuracy is an error, top-1 and what Keras calls accuracy_1 are none.
+    return MAX if large and not small and not name.startswith("1_") else MIN
 
 
 def value_in(record: Record, metric: str) -> tuple[bool, float | None]:

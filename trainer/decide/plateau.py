@@ -87,8 +87,9 @@ def find_plateau(records: Iterable[Record]) -> Plateau:
     if gained <= 2 * noise or gained <= 0:
         beyond = " by more than its noise" if noise else ""
         raise Unusable(
-            f"the train loss never improved{beyond}: smoothed it was {smoothed[0].loss:.4g} at step "
-            f"{smoothed[0].step}, and {lowest.loss:.4g} at its lowest, at step {lowest.step}; name a step"
+            f"the train loss never improved{beyond} after its first {_SMOOTHED} records: smoothed it was "
+            f"{smoothed[0].loss:.4g} at step {smoothed[0].step}, and {lowest.loss:.4g} at its lowest, at step "
+            f"{lowest.step}; name a step"
         )
     share = _SHARE * gained
     stopped = next(i for i, point in enumerate(smoothed) if point.loss - lowest.loss < max(share, noise))

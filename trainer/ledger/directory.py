@@ -74,7 +74,7 @@ class RunDirectory:
 
 
 def check_folder(path: str) -> None:
-    """Refuses what is no folder, before anything is made of it.
+    """Refuses what is no folder, before anything is made in it.
 
     Raises:
       Unusable: it is not there, or a file.

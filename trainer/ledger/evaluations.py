@@ -96,7 +96,7 @@ def read_evaluations(directory: RunDirectory) -> list[Evaluation]:
     return found
 
 
-class Sorted(NamedTuple):
+class Grouped(NamedTuple):
     """What was evaluated later, by what it says of the checkpoints that are there."""
 
     of: Mapping[int, Mapping[str, Evaluation]]
@@ -109,7 +109,7 @@ class Sorted(NamedTuple):
     """How many there are."""
 
 
-def sort_evaluations(directory: RunDirectory, manifests: Mapping[int, Manifest], info: RunInfo | None) -> Sorted:
+def group_evaluations(directory: RunDirectory, manifests: Mapping[int, Manifest], info: RunInfo | None) -> Grouped:
     """The evaluations that were made later, each with the checkpoint that it is of.
 
     Of each split one data counts, so that what is compared is comparable: that of the run where it is in force now, and
@@ -142,7 +142,7 @@ def sort_evaluations(directory: RunDirectory, manifests: Mapping[int, Manifest],
             of.setdefault(one.record.step, {})[one.subject.split] = one
         else:
             other.append(one)
-    return Sorted(of, other, len(made) - len(there), len(made))
+    return Grouped(of, other, len(made) - len(there), len(made))
 
 
 def append_evaluation(directory: RunDirectory, evaluation: Evaluation) -> None:

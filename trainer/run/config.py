@@ -31,6 +31,7 @@ CHANGES = ("data", "parameters", "seed")
 """What `allow_change` can name."""
 
 _OF_EARLY_STOP = ("min_delta", "early_stop_baseline", "early_stop_warmup")
+_OF_MONITOR = ("mode", "min_delta", "early_stop_baseline")
 _ON_METRICS = ("monitor", "mode", "save_if", "early_stop", *_OF_EARLY_STOP)
 
 CADENCES = ("train_for", "log_every", "eval_every", "save_every", "keep_every")
@@ -326,8 +327,13 @@ def make_config(options: Mapping[str, Any], suggested: Mapping[str, Any]) -> Con
     if given.get("eval_every") == "never":
         # What the experiment would look at is of no use to a user who has evaluations off.
         given = {name: value for name, value in given.items() if name in options or name not in _ON_METRICS}
-    if given.get("early_stop", "never") == "never":
-        given = {name: value for name, value in given.items() if name in options or name not in _OF_EARLY_STOP}
+    if "monitor" in options:
+        # What suits another metric than the user's.
+        given = {name: value for name, value in given.items() if name in options or name not in _OF_MONITOR}
+    if str(given.get("early_stop", "never")).strip() == "never":
+        # Who says never lets a command go on whose other flags stay; who says nothing has forgotten it.
+        kept = () if "early_stop" in options else options
+        given = {name: value for name, value in given.items() if name in kept or name not in _OF_EARLY_STOP}
     for name in {*CADENCES, "tick", "early_stop", "early_stop_warmup"} & given.keys():
         given[name] = None if given[name] is None else str(given[name])
     hints = typing.get_type_hints(Config)

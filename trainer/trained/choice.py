@@ -8,11 +8,11 @@ from typing import TypeVar
 
 from trainer.checkpoint.selection import Selected, choose
 from trainer.decide.best import Best
-from trainer.decide.measured import Metric, measured
+from trainer.decide.measured import MeasuredMetric, measured
 from trainer.decide.monitor import AUTO, EXACT, Monitor, direction, group_of
 from trainer.errors import ConfigError, Unusable
 from trainer.ledger.directory import RunDirectory
-from trainer.ledger.evaluations import sort_evaluations
+from trainer.ledger.evaluations import group_evaluations
 from trainer.ledger.manifest import BadManifest, Manifest, load_manifests
 from trainer.ledger.run_info import RunInfo
 from trainer.storage.files import reading
@@ -28,7 +28,7 @@ class Choice:
 
     selected: Selected
     manifest: Manifest
-    metric: Metric | None
+    metric: MeasuredMetric | None
     """The monitored metric; None where it was not measured yet."""
     why: str
     """For people, in a few words."""
@@ -54,7 +54,7 @@ def choose_by_log(directory: RunDirectory, which: str) -> Choice:
 def choose_by_evaluations(directory: RunDirectory, monitor: str | None, mode: str) -> Choice:
     """The best checkpoint that is there, of those that `evaluations.jsonl` knows.
 
-    Of a split whose data was changed only the evaluations on one data count, as `sort_evaluations` says. Of two equal
+    Of a split whose data was changed only the evaluations on one data count, as `group_evaluations` says. Of two equal
     values the earlier step is the better, and one that is not finite is never best.
 
     Args:
@@ -72,16 +72,23 @@ def choose_by_evaluations(directory: RunDirectory, monitor: str | None, mode: st
         newest = latest.manifest
         assert newest is not None
         own = {step: manifest for step, manifest in manifests.items() if manifest.run == newest.run}
-        made = sort_evaluations(directory, own, RunInfo.load(directory))
+        made = group_evaluations(directory, own, RunInfo.load(directory))
     records = [evaluation.record for splits in made.of.values() for evaluation in splits.values()]
     if not records:
         only_others = f" on the run's data, only {_on_other_data(len(made.other_data))}" if made.other_data else ""
+        with_it = ", with that data" if made.other_data else ""
         raise Unusable(
             f"{directory.path} has no evaluation of a checkpoint that is there{only_others}; make some with "
-            f"python -m trainer.evaluate {directory.path}, or use --from=log"
+            f"python -m trainer.evaluate {directory.path}{with_it}, or use --from=log"
         )
     known = sorted({name for record in records for name in record.named_metrics()})
-    name = monitor or _default_monitor(_monitor_of(newest), known, directory)
+    asked = monitor or _monitor_of(newest)
+    if asked not in known and any(asked in one.record.named_metrics() for one in made.other_data):
+        raise Unusable(
+            f"{asked} was evaluated on other data than the run's only; evaluate again with the run's data, or choose "
+            "another --monitor"
+        )
+    name = monitor or _default_monitor(asked, known, directory)
     if name not in known:
         raise ConfigError(f"monitor={name} was not evaluated; expected one of {', '.join(known)}")
     best = Best(Monitor(name, direction(name) if mode == AUTO else mode))
@@ -97,7 +104,7 @@ def choose_by_evaluations(directory: RunDirectory, monitor: str | None, mode: st
     return Choice(
         Selected(directory.state_prefix(step), own[step], directory.path, latest.skipped),
         own[step],
-        Metric(name, value, EXACT, step),
+        MeasuredMetric(name, value, EXACT, step),
         f"best by {best.monitor}, of {count}{left_out}",
     )
 

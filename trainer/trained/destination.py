@@ -21,8 +21,8 @@ _WRITTEN = re.compile(
     rf"saved_model\.pb|fingerprint\.pb|variables|assets|{STATE}\.{_SHARDS}|{re.escape(MANIFEST)}|{re.escape(EXPORT)}"
 )
 """What stands in an export."""
-_WRITTEN_BELOW = re.compile(rf"variables\.{_SHARDS}")
-"""What stands in its folder `variables`. In `assets` are files of any name."""
+_FOLDERS = {"variables": re.compile(rf"variables\.{_SHARDS}"), "assets": re.compile(r".*", re.DOTALL)}
+"""Its folders, and what stands in them: the vocabularies of the user's tables have any name."""
 
 
 def check_destination(to: str, directory: RunDirectory, *, overwrite: bool) -> None:
@@ -59,7 +59,9 @@ def _check_apart(to: str, target: str, directory: RunDirectory) -> None:
         raise ConfigError(f"to={to} is the run directory; choose another folder")
     if _is_in(run, target):
         raise ConfigError(f"to={to} has the run directory in it; choose another folder")
-    for own in (directory.checkpoints, directory.events, directory.orphans, directory.profile):
+    folders = (directory.checkpoints, directory.events, directory.orphans, directory.profile)
+    files = (directory.run_info, directory.flags, directory.metrics, directory.journal, directory.evaluations)
+    for own in (*folders, *files, directory.lock, f"{directory.evaluations}.lock"):
         if _is_in(target, os.path.realpath(own)):
             raise ConfigError(f"to={to} is among the run's {os.path.basename(own)}; choose another folder")
 
@@ -96,15 +98,22 @@ def _objection(folder: str) -> str | None:
             known = json.load(file)
     except OSError:
         return f"it has no {EXPORT} that can be read"
-    except ValueError:
+    except (ValueError, RecursionError):
         known = None
     if not isinstance(known, dict) or not {"format", "run", "step", "kind"} <= known.keys():
         return f"its {EXPORT} is not that of one"
-    foreign = [name for name in os.listdir(folder) if not _WRITTEN.fullmatch(name)]
-    variables = os.path.join(folder, "variables")
-    if os.path.isdir(variables):
-        below = [name for name in os.listdir(variables) if not _WRITTEN_BELOW.fullmatch(name)]
-        foreign += [os.path.join("variables", name) for name in below]
+    foreign = [
+        entry.name
+        for entry in os.scandir(folder)
+        if not _WRITTEN.fullmatch(entry.name) or entry.is_dir(follow_symlinks=False) != (entry.name in _FOLDERS)
+    ]
+    for below, written in _FOLDERS.items():
+        if below not in foreign and os.path.isdir(path := os.path.join(folder, below)):
+            foreign += [
+                os.path.join(below, entry.name)
+                for entry in os.scandir(path)
+                if not written.fullmatch(entry.name) or not entry.is_file(follow_symlinks=False)
+            ]
     if not foreign:
         return None
     more = f" and {len(foreign) - _SHOWN} more" if len(foreign) > _SHOWN else ""

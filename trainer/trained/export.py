@@ -12,7 +12,7 @@ from typing import Any
 import tensorflow as tf
 
 from trainer.checkpoint.tensors import first_line
-from trainer.decide.measured import Metric
+from trainer.decide.measured import MeasuredMetric
 from trainer.errors import ConfigError, Unwritable
 from trainer.ledger.directory import MANIFEST, STATE
 from trainer.ledger.segments import plain
@@ -38,7 +38,7 @@ class Export:
     """`saved_model` or `weights`."""
     weights: str
     """`raw` or `ema`."""
-    metric: Metric | None
+    metric: MeasuredMetric | None
     inputs: Specs
     outputs: Specs
     versions: Mapping[str, str]
@@ -62,7 +62,7 @@ class Export:
 
 
 def write_export(
-    folder: str, trained: TrainedRun, manifest: bytes, *, step: int, metric: Metric | None, weights_only: bool
+    folder: str, trained: TrainedRun, manifest: bytes, *, step: int, metric: MeasuredMetric | None, weights_only: bool
 ) -> Export:
     """Writes the weights that `trained` has loaded to a folder that is there and empty, `export.json` last.
 

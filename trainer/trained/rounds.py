@@ -35,7 +35,7 @@ class Target:
 
     step: int
     which: str
-    """The word that asks for it: `best`, `latest`, its step, or `all`."""
+    """The word that asks for it: `best`, `latest`, `before-plateau`, its step, or `all`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,7 +143,7 @@ def targets(directory: RunDirectory, which: str) -> tuple[list[Target], list[Ski
 
     Args:
       directory: the run directory.
-      which: `best`, `latest`, a step, `all`, or several of these by comma.
+      which: `best`, `latest`, `before-plateau`, a step, `all`, or several of these by comma.
 
     Raises:
       ConfigError: it means nothing.

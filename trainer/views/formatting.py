@@ -71,8 +71,10 @@ def printable(text: str, stream: TextIO) -> str:
     return text.encode(encoding, "replace").decode(encoding)
 
 
-def print_line(line: str, stream: TextIO) -> None:
+def print_line(line: str, stream: TextIO | None) -> None:
     """Prints a line. Whoever read our output may be gone, or its disk full: what is done stands all the same."""
+    if stream is None:  # It is closed, and for print None would mean stdout.
+        return
     with contextlib.suppress(OSError):
         print(printable(line, stream), file=stream, flush=True)
 

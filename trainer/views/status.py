@@ -11,7 +11,7 @@ from trainer.checkpoint.retention import kept_checkpoints
 from trainer.decide.monitor import relation_of
 from trainer.errors import Unusable
 from trainer.ledger.directory import RunDirectory, check_folder, no_run_directory
-from trainer.ledger.evaluations import Evaluation, checkpoint_identity, sort_evaluations
+from trainer.ledger.evaluations import Evaluation, checkpoint_identity, group_evaluations
 from trainer.ledger.flagfile import read_flags
 from trainer.ledger.manifest import BadManifest, Manifest, eval_relation
 from trainer.ledger.run_info import RunInfo
@@ -136,7 +136,7 @@ def _read(directory: RunDirectory, info: RunInfo | None) -> Status:
         run["run_id"] = manifests[latest].run
     if latest is not None:
         run["segments"] = manifests[latest].control.get("segments", [])
-    later = sort_evaluations(directory, manifests, info)
+    later = group_evaluations(directory, manifests, info)
     return Status(
         run=run,
         latest=latest,

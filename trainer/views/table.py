@@ -109,7 +109,8 @@ def _later_columns(status: Status) -> list[Column]:
     for index, row in enumerate(status.checkpoints):
         for split, known in row.evaluations.items():
             own = row.manifest.eval.get(split) if row.manifest else None
-            if own is None or own["age"]:
+            # Of other data, as after a change of it, the numbers are others.
+            if own is None or own["age"] or own["metrics"] != known["metrics"]:
                 found.setdefault(split, {})[index] = known["metrics"]
     columns = []
     for split, rows in found.items():
