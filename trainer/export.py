@@ -13,7 +13,7 @@ from trainer.command import new_flags, parse, run_command
 from trainer.errors import EXIT_DONE, ConfigError
 from trainer.process.quiet import only_errors, quiet_start
 from trainer.process.signals import StopRequest, stop_requests
-from trainer.views.formatting import print_json, print_line
+from trainer.views.formatting import number, print_json, print_line
 
 if TYPE_CHECKING:
     from trainer.decide.measured import MeasuredMetric
@@ -205,8 +205,6 @@ def _shape(sizes: list[int | None] | None) -> str:
 
 def _measured(metric: MeasuredMetric | None) -> str:
     """What a metric says of the checkpoint."""
-    from trainer.views.formatting import number
-
     if metric is None:
         return ""
     far = f", at step {metric.step}" if metric.relation == "earlier" else ""

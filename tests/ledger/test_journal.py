@@ -9,7 +9,7 @@ import pathlib
 import pytest
 
 from trainer.ledger.directory import RunDirectory
-from trainer.ledger.journal import Journal, last_attempt, read_journal
+from trainer.ledger.journal import Journal, last_attempt, last_stop, read_journal
 
 NOON = datetime.datetime(2024, 5, 6, 12, 0, 0, 250_000, tzinfo=datetime.timezone.utc)
 
@@ -104,3 +104,26 @@ def test_lines_that_are_no_entries_are_passed_over(tmp_path: pathlib.Path, line:
     (tmp_path / "journal.jsonl").write_bytes(line + b"\n")
     assert read_journal(RunDirectory(tmp_path)) == []
     assert journal_in(tmp_path).attempt == 1
+
+
+def test_only_the_end_of_the_last_attempt_is_its_stop(tmp_path: pathlib.Path) -> None:
+    directory = RunDirectory(tmp_path)
+    assert last_stop(directory) is None
+    journal = Journal(directory)
+    journal.write("start", host="vm")
+    assert last_stop(directory) is None
+    journal.write("stop", reason="target reached", exit_code=0, step=9, saved=True)
+    assert (last_stop(directory) or {})["reason"] == "target reached"
+    journal.write("rewind", step=5, from_step=9, moved=[9], cut_bytes=0, orphans="orphans/x", done=True)
+    assert last_stop(directory)
+    Journal(directory).write("start", host="vm")
+    assert last_stop(directory) is None
+
+
+@pytest.mark.parametrize("torn", ['{"time":"2026', "5\n", "null\n", "\0\0"])
+def test_a_torn_line_behind_a_stop_is_of_another_attempt(torn: str, tmp_path: pathlib.Path) -> None:
+    directory = RunDirectory(tmp_path)
+    Journal(directory).write("stop", reason="target reached", exit_code=0, step=9, saved=True)
+    with open(directory.journal, "a") as file:
+        file.write(torn)
+    assert last_stop(directory) is None

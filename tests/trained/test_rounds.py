@@ -16,7 +16,7 @@ from trainer.ledger.directory import RunDirectory
 from trainer.ledger.journal import Journal
 from trainer.ledger.manifest import LogPosition, Manifest
 from trainer.trained import rounds
-from trainer.trained.rounds import Gone, Rounds, Skip, Target, last_stop, targets, wait_for_checkpoint
+from trainer.trained.rounds import Gone, Rounds, Skip, Target, targets, wait_for_checkpoint
 
 Save = Callable[..., None]
 
@@ -333,30 +333,6 @@ def test_it_stops_when_it_is_to_stop(directory: RunDirectory, save: Save, monkey
     monkeypatch.setattr(rounds, "rest", lambda interrupted: setattr(visited, "stop", True))
     assert visited.follow() is None
     assert visited.steps == [10]
-
-
-# How an attempt ended.
-
-
-def test_only_the_end_of_the_last_attempt_is_one(directory: RunDirectory) -> None:
-    assert last_stop(directory) is None
-    journal = Journal(directory)
-    journal.write("start", host="vm")
-    assert last_stop(directory) is None
-    journal.write("stop", reason="target reached", exit_code=0, step=9, saved=True)
-    assert (last_stop(directory) or {})["reason"] == "target reached"
-    journal.write("rewind", step=5, from_step=9, moved=[9], cut_bytes=0, orphans="orphans/x", done=True)
-    assert last_stop(directory)
-    Journal(directory).write("start", host="vm")
-    assert last_stop(directory) is None
-
-
-@pytest.mark.parametrize("torn", ['{"time":"2026', "5\n", "null\n", "\0\0"])
-def test_a_line_that_is_torn_is_another_attempts(torn: str, directory: RunDirectory) -> None:
-    ended(directory)
-    with open(directory.journal, "a") as file:
-        file.write(torn)
-    assert last_stop(directory) is None
 
 
 # Waiting for the first.

@@ -87,6 +87,18 @@ def last_attempt(directory: RunDirectory) -> int:
     return max((entry["attempt"] for entry in entries), default=0)
 
 
+def last_stop(directory: RunDirectory) -> dict[str, Any] | None:
+    """The line of the journal that ended the last attempt; None while that runs, or when it was killed."""
+    if not directory.files.exists(directory.journal):
+        return None
+    # An attempt's last line: what follows it, but for a rewind, is another attempt.
+    for line in reversed(directory.files.read_tail(directory.journal, _TAIL_BYTES).splitlines()):
+        entry = _parse(line)
+        if entry is None or entry["event"] != "rewind":
+            return entry if entry and entry["event"] == "stop" else None
+    return None
+
+
 def read_journal(directory: RunDirectory) -> list[dict[str, Any]]:
     """Every line of the journal that is whole, in order."""
     if not directory.files.exists(directory.journal):

@@ -17,6 +17,7 @@ from trainer.run.decide import decisions_of
 from trainer.run.evaluate import Evaluator
 from trainer.run.experiment import Experiment, at_precision, parameters
 from trainer.run.program import Program
+from trainer.run.splits import splits_of
 from trainer.run.state import TrainState
 from trainer.run.step import Update
 from trainer.timeline.schedule import Schedule
@@ -118,12 +119,7 @@ def _sources(experiment: Experiment, config: Config) -> tuple[Source, dict[str, 
                     f"{flag}={getattr(config, flag)} is for streams, and {kind} trains on {source.mode} data, which "
                     f"has a place for every step; leave {flag} as it is, and end the run with train_for"
                 )
-    splits = experiment.eval_data()
-    if not isinstance(splits, Mapping) or not all(isinstance(split, Source) for split in splits.values()):
-        raise ConfigError(f"{kind}.eval_data() returned {type(splits).__name__}; expected sources by the split's name")
-    if "train" in splits:
-        raise ConfigError(f"{kind}.eval_data() names a split 'train', which the train records are called; rename it")
-    return source, dict(splits)
+    return source, splits_of(experiment)
 
 
 def schedule_and_decisions(config: Config, source: Source, splits: Mapping[str, Source]) -> tuple[Schedule, Decisions]:

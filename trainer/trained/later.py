@@ -16,6 +16,7 @@ from trainer.run.evaluate import Evaluator
 from trainer.run.experiment import Experiment
 from trainer.run.pace import Pace
 from trainer.run.records import metrics_and_counts
+from trainer.run.splits import EVAL_DATA, TEST_DATA, splits_of
 from trainer.trained.rounds import Gone
 from trainer.trained.run import TrainedRun, open_run
 
@@ -181,14 +182,8 @@ def _chosen(experiment: Experiment, asked: Sequence[str]) -> dict[str, Source]:
     """
     name = type(experiment).__name__
     found: dict[str, Source] = {}
-    for method in ("eval_data", "test_data"):
-        splits = getattr(experiment, method)()
-        if not isinstance(splits, Mapping) or not all(isinstance(split, Source) for split in splits.values()):
-            raise ConfigError(
-                f"{name}.{method}() returned {type(splits).__name__}; expected sources by the split's name"
-            )
-        if "train" in splits:
-            raise ConfigError(f"{name}.{method}() names a split 'train', which the train records are called; rename it")
+    for method in (EVAL_DATA, TEST_DATA):
+        splits = splits_of(experiment, method)
         if both := sorted(found.keys() & splits.keys()):
             raise ConfigError(f"{name} has the split {both[0]!r} in eval_data() and in test_data(); rename one")
         found.update(splits)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import time
 from collections.abc import Callable, Iterable
@@ -13,6 +12,7 @@ from trainer.checkpoint.recovery import Damaged
 from trainer.checkpoint.selection import choose
 from trainer.errors import EXIT_DONE, ConfigError, Unusable
 from trainer.ledger.directory import RunDirectory, check_folder
+from trainer.ledger.journal import last_stop
 from trainer.ledger.manifest import Manifest
 
 ALL = "all"
@@ -22,7 +22,6 @@ _GLANCE = 0.1
 """Seconds of it between two looks whether to stop."""
 _TRIES = 10
 """How often the newest, or the best, is taken again where retention was faster."""
-_TAIL_BYTES = 1 << 16
 
 
 class Gone(Exception):
@@ -94,7 +93,7 @@ class Rounds:
                 seen[step] = mark
             if stop and stop.get("exit_code") == EXIT_DONE:
                 return str(stop.get("reason"))
-            if stop and stop.get("exit_code") != EXIT_DONE and stop != told:
+            if stop and stop != told:
                 tell(f"the run has stopped ({stop.get('reason')}); waiting for it to go on")
                 told = stop
             if not new:
@@ -196,22 +195,6 @@ def wait_for_checkpoint(directory: RunDirectory, interrupted: Callable[[], bool]
             told = True
         rest(interrupted)
     return True
-
-
-def last_stop(directory: RunDirectory) -> dict[str, Any] | None:
-    """The line of the journal that ended the last attempt; None while that runs, or when it was killed."""
-    if not directory.files.exists(directory.journal):
-        return None
-    # An attempt's last line: what follows it, but for a rewind, is another attempt.
-    for line in reversed(directory.files.read_tail(directory.journal, _TAIL_BYTES).splitlines()):
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            return None
-        event = entry.get("event") if isinstance(entry, dict) else None
-        if event != "rewind":
-            return entry if event == "stop" else None
-    return None
 
 
 def rest(interrupted: Callable[[], bool]) -> None:
