@@ -56,7 +56,7 @@ def test_bits_are_compared_and_not_values(write: Callable[..., str]) -> None:
 def test_tensor_that_only_one_has_and_one_of_another_shape_are_differences(write: Callable[..., str]) -> None:
     difference = first_tensor_difference(write("one", a=1.0, b=2.0), write("other", a=1.0))
     assert difference is not None
-    assert (difference.name, difference.detail) == ("b", "is only in the undisturbed run's checkpoint")
+    assert (difference.name, difference.detail) == ("b", "is only in the undisturbed checkpoint")
     difference = first_tensor_difference(write("short", a=[1.0]), write("long", a=[1.0, 2.0]))
     assert difference is not None
     assert difference.detail == "is float32 [1] undisturbed, float32 [2] resumed"

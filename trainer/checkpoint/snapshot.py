@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
 
+from trainer.checkpoint.listing import tensors_to_write
 from trainer.checkpoint.objects import children_of, variable_of
 from trainer.checkpoint.tensors import first_line
 from trainer.errors import ConfigError
@@ -102,30 +102,8 @@ class Snapshot:
         return shadow
 
 
-class _Listed(Exception):
-    """The keys are known: nothing is to be written."""
-
-
-class _Lister(tf.train.experimental.ShardingCallback):  # type: ignore[misc]  # TensorFlow has no types.
-    """Notes the keys of all tensors that are about to be written, and lets none be."""
-
-    description = "lists the keys"
-
-    def __init__(self) -> None:
-        self.keys: set[str] = set()
-
-    def __call__(self, tensors: Sequence[Any]) -> Any:
-        self.keys.update(tensor.checkpoint_key for tensor in tensors)
-        raise _Listed
-
-
 def _keys(checkpoint: tf.train.Checkpoint) -> set[str]:
-    """The keys of all tensors that `checkpoint` would write; what an object saves is no public knowledge."""
-    lister = _Lister()
     try:
-        checkpoint.write("ram://nothing/state", tf.train.CheckpointOptions(experimental_sharding_callback=lister))
-    except _Listed:
-        pass
+        return set(tensors_to_write(checkpoint))
     except tf.errors.OpError as error:
         raise NoSnapshot(f"a part of it refuses to be saved: {first_line(error)}") from error
-    return lister.keys

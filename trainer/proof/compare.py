@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,19 @@ NOT_COMPARED = ("_CHECKPOINTABLE_OBJECT_GRAPH", "data_state")
 """How the keys begin of what may differ between equal states: the object graph holds names, which TensorFlow makes
 unique within a process, and tf.data writes one and the same position of an iterator in different bytes."""
 _VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
+
+
+@dataclasses.dataclass(frozen=True)
+class Sides:
+    """What the two that are compared are called, and how far apart their numbers may be."""
+
+    expected: str = "undisturbed"
+    actual: str = "resumed"
+    tolerance: float = 0.0
+    """Relative; of a tensor, to the largest of its elements. 0 compares bits."""
+
+
+RUNS = Sides()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,19 +56,35 @@ class RecordDifference:
 
 def compared_keys(prefix: str) -> list[str]:
     """The keys of the tensors that are compared of a checkpoint, sorted."""
-    return sorted(key for key in _reader(prefix).get_variable_to_shape_map() if not key.startswith(NOT_COMPARED))
+    return sorted(filter(is_compared, _reader(prefix).get_variable_to_shape_map()))
+
+
+def is_compared(key: str) -> bool:
+    """Whether the tensor of this key is the same in equal states."""
+    return not key.startswith(NOT_COMPARED)
 
 
 def first_tensor_difference(expected: str, actual: str) -> TensorDifference | None:
     """Compares two TensorFlow checkpoints, given by their prefixes, by the bytes of every tensor."""
-    readers = _reader(expected), _reader(actual)
-    here, there = set(compared_keys(expected)), set(compared_keys(actual))
+    return first_difference(tensors_in(expected), tensors_in(actual))
+
+
+def tensors_in(prefix: str) -> dict[str, Callable[[], Any]]:
+    """The tensors of a TensorFlow checkpoint that are compared, by their keys; each is read when it is called."""
+    reader = _reader(prefix)
+    return {key: lambda key=key: reader.get_tensor(key) for key in compared_keys(prefix)}  # type: ignore[misc]
+
+
+def first_difference(
+    expected: Mapping[str, Callable[[], Any]], actual: Mapping[str, Callable[[], Any]], sides: Sides = RUNS
+) -> TensorDifference | None:
+    """Compares two sets of tensors by their keys, one after the other."""
     found: list[tuple[str, str]] = []
-    for key in sorted(here | there):
-        if key not in there or key not in here:
-            found.append((key, f"is only in the {'undisturbed' if key in here else 'resumed'} run's checkpoint"))
+    for key in sorted({*expected, *actual}):
+        if key not in actual or key not in expected:
+            found.append((key, f"is only in the {sides.expected if key in expected else sides.actual} checkpoint"))
             continue
-        detail = _element_difference(*(np.asarray(reader.get_tensor(key)) for reader in readers))
+        detail = _element_difference(np.asarray(expected[key]()), np.asarray(actual[key]()), sides)
         if detail:
             found.append((key, detail))
     if not found:
@@ -68,7 +98,50 @@ def first_record_difference(expected: bytes, actual: bytes) -> RecordDifference 
     pairs = itertools.zip_longest(expected.splitlines(), actual.splitlines())
     for number, (one, other) in enumerate(pairs, 1):
         if one != other:
-            return _record_difference(number, one, other)
+            return record_difference(number, one, other)
+    return None
+
+
+def record_difference(
+    number: int, expected: bytes | None, actual: bytes | None, sides: Sides = RUNS
+) -> RecordDifference | None:
+    """Compares two lines of a log, of which one may be missing.
+
+    Args:
+      number: their place in the log, from 1.
+      expected: the one, without its end.
+      actual: the other.
+      sides: what they are called.
+    """
+    if expected == actual:
+        return None
+    one, other = _parsed(expected), _parsed(actual)
+    known = one or other
+    step = known.get("step")
+    name = f"record {number} ({_title(known)})"
+    if expected is None or actual is None:
+        return RecordDifference(
+            number, step, f"{name} is only in the {sides.actual if expected is None else sides.expected} log"
+        )
+    detail = first_value_difference(one, other, sides)
+    if detail is None and sides.tolerance:
+        return None
+    return RecordDifference(
+        number,
+        step,
+        f"{name}: {detail}" if detail else f"{name} is {expected!r} {sides.expected}, {actual!r} {sides.actual}",
+    )
+
+
+def first_value_difference(expected: Mapping[str, Any], actual: Mapping[str, Any], sides: Sides) -> str | None:
+    """The first value in which two JSON objects differ, by its dotted name, with both its values."""
+    here, there = dict(_flat(expected)), dict(_flat(actual))
+    for key in [*here, *(key for key in there if key not in here)]:
+        if key in here and key in there and _agree(here[key], there[key], sides.tolerance):
+            continue
+        values = [json.dumps(values[key]) if key in values else "not there" for values in (here, there)]
+        if values[0] != values[1]:
+            return f"{key} is {values[0]} {sides.expected}, {values[1]} {sides.actual}"
     return None
 
 
@@ -76,18 +149,20 @@ def _reader(prefix: str) -> Any:
     return tf.train.load_checkpoint(prefix)
 
 
-def _element_difference(expected: np.ndarray, actual: np.ndarray) -> str | None:
-    """The first element that differs, by its bits; None when none does."""
+def _element_difference(expected: np.ndarray, actual: np.ndarray, sides: Sides) -> str | None:
+    """The first element that differs, by its bits or by more than the tolerance; None when none does."""
     if (expected.shape, expected.dtype) != (actual.shape, actual.dtype):
-        return f"is {_kind(expected)} undisturbed, {_kind(actual)} resumed"
+        return f"is {_kind(expected)} {sides.expected}, {_kind(actual)} {sides.actual}"
     differs = _differing(expected.reshape(-1), actual.reshape(-1))
+    if differs.any() and sides.tolerance and np.issubdtype(expected.dtype, np.floating):
+        differs = _apart(expected.reshape(-1), actual.reshape(-1), sides.tolerance)
     if not differs.any():
         return None
     at = int(np.argmax(differs))
     place = (
         f"[{', '.join(str(int(index)) for index in np.unravel_index(at, expected.shape))}] " if expected.ndim else ""
     )
-    values = _told_apart(expected.reshape(-1)[at], actual.reshape(-1)[at])
+    values = _told_apart(expected.reshape(-1)[at], actual.reshape(-1)[at], sides)
     size = f" ({int(differs.sum())} of {expected.size} elements differ)" if expected.size > 1 else ""
     return f"{place}is {values}{size}"
 
@@ -101,32 +176,37 @@ def _differing(expected: np.ndarray, actual: np.ndarray) -> np.ndarray:
     return different
 
 
-def _told_apart(expected: Any, actual: Any) -> str:
+def _apart(expected: np.ndarray, actual: np.ndarray, tolerance: float) -> np.ndarray:
+    one, other = expected.astype(np.float64), actual.astype(np.float64)
+    finite = one[np.isfinite(one)]
+    most = tolerance * np.abs(finite).max(initial=0.0)
+    return ~np.isclose(one, other, rtol=tolerance, atol=most, equal_nan=True)
+
+
+def _told_apart(expected: Any, actual: Any, sides: Sides) -> str:
     if str(expected) == str(actual) and isinstance(expected, np.generic):
         # Two kinds of NaN, say.
-        return f"{expected} (0x{expected.tobytes().hex()}) undisturbed, {actual} (0x{actual.tobytes().hex()}) resumed"
-    return f"{expected} undisturbed, {actual} resumed"
+        bits = [f"{value} (0x{value.tobytes().hex()})" for value in (expected, actual)]
+    else:
+        bits = [str(expected), str(actual)]
+    return f"{bits[0]} {sides.expected}, {bits[1]} {sides.actual}"
 
 
 def _kind(array: np.ndarray) -> str:
     return f"{array.dtype} {list(array.shape)}"
 
 
-def _record_difference(number: int, expected: bytes | None, actual: bytes | None) -> RecordDifference:
-    one, other = _parsed(expected), _parsed(actual)
-    known = one or other
-    step = known.get("step")
-    name = f"record {number} ({_title(known)})"
-    if expected is None or actual is None:
-        return RecordDifference(
-            number, step, f"{name} is only in the {'resumed' if expected is None else 'undisturbed'} log"
+def _agree(expected: Any, actual: Any, tolerance: float) -> bool:
+    """Whether two JSON values are the same within the tolerance."""
+    if isinstance(expected, list) and isinstance(actual, list):
+        return len(expected) == len(actual) and all(
+            _agree(*pair, tolerance) for pair in zip(expected, actual, strict=True)
         )
-    here, there = dict(_flat(one)), dict(_flat(other))
-    for key in [*here, *(key for key in there if key not in here)]:
-        values = [json.dumps(values[key]) if key in values else "not there" for values in (here, there)]
-        if values[0] != values[1]:
-            return RecordDifference(number, step, f"{name}: {key} is {values[0]} undisturbed, {values[1]} resumed")
-    return RecordDifference(number, step, f"{name} is {expected!r} undisturbed, {actual!r} resumed")
+    if isinstance(expected, dict) and isinstance(actual, dict):
+        return expected.keys() == actual.keys() and all(_agree(expected[k], actual[k], tolerance) for k in expected)
+    if isinstance(expected, float) and isinstance(actual, float) and tolerance:
+        return math.isclose(expected, actual, rel_tol=tolerance)
+    return type(expected) is type(actual) and expected == actual
 
 
 def _parsed(line: bytes | None) -> Mapping[str, Any]:

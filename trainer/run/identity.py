@@ -102,7 +102,7 @@ def check_identity(
     if any(_ALLOWED_BY.get(change.kind) not in allowed for change in refused):
         raise ConfigError(_refusal(refused, directory))
     warnings = [change.text for change in changes if not change.refused]
-    if another := _another_machine(known, asked):
+    if another := another_machine(known, asked):
         warnings.append(another)
     return Comparison(changes, tuple(warnings))
 
@@ -216,7 +216,7 @@ def _data(facts: Mapping[str, Any]) -> str:
     return f"{length} ({facts['fingerprint']}, {facts['mode']}, {order}, last={facts['last']})"
 
 
-def _another_machine(known: RunInfo, asked: RunInfo) -> str | None:
+def another_machine(known: RunInfo, asked: RunInfo) -> str | None:
     """The one line about all that may change the last bits; None where nothing may."""
     before, now = _kind_of_machine(known), _kind_of_machine(asked)
     if "environment" not in known.machine:

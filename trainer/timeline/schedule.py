@@ -139,6 +139,12 @@ class Schedule:
         deciding._log_is_boundary = True
         return deciding
 
+    def marked(self, steps: Iterable[int]) -> Schedule:
+        """This schedule where these steps are boundaries too."""
+        marked = copy.copy(self)
+        marked._marks = tuple(sorted({*self._marks, *steps}))
+        return marked
+
     def epoch(self, examples: int) -> float | None:
         """The epoch after `examples` examples; None when the data has no length."""
         return examples / self.epoch_examples if self.epoch_examples else None

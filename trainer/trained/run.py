@@ -84,9 +84,18 @@ def open_run(directory: RunDirectory, manifest: Manifest) -> TrainedRun:
       Unusable: the directory does not say what was trained.
     """
     info = _identity(directory, manifest)
+    set_up_machine(directory, info)
+    return _made(directory, info)
+
+
+def set_up_machine(directory: RunDirectory, info: RunInfo) -> None:
+    """Sets TensorFlow up as it was for the last attempt of a run, before its first operation.
+
+    Raises:
+      ConfigError: TensorFlow has already run something with other threads.
+    """
     threads = read_flags(directory).get("threads", "")
     machine.configure(threads=int(threads) if threads.isdecimal() else 0, deterministic=str(info.deterministic).lower())
-    return _made(directory, info)
 
 
 def _identity(directory: RunDirectory, manifest: Manifest) -> RunInfo:
@@ -100,12 +109,12 @@ def _identity(directory: RunDirectory, manifest: Manifest) -> RunInfo:
 def _made(directory: RunDirectory, info: RunInfo) -> TrainedRun:
     """The experiment and the model of a run that is identified by `info`."""
     precision = str(info.fixed.get("precision", FLOAT32))
-    experiment = at_precision(_experiment_of(info), precision)
+    experiment = at_precision(experiment_of(info), precision)
     model = build_model(experiment, info.seed, precision)
     return TrainedRun(directory, info, experiment, model, "ema" if info.fixed.get("ema") else "raw")
 
 
-def _experiment_of(info: RunInfo) -> Experiment:
+def experiment_of(info: RunInfo) -> Experiment:
     """The experiment with the parameters that the run has.
 
     Raises:
