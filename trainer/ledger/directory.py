@@ -37,6 +37,7 @@ class RunDirectory:
         self.events = self._join("events")
         self.orphans = self._join("orphans")
         self.profile = self._join("profile")
+        self.explanations = self._join("explain")
         self.lock = self._join("lock")
 
     def checkpoint(self, step: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import itertools
 import os
@@ -72,6 +73,7 @@ class Stretch:
             tensor=store.tensor,
             manifest=store.manifest,
             machine=machine,
+            failure=f"checkpoint {store.end} cannot be read: {store.damage}" if store.damage else None,
         )
 
     def describe(self) -> str:
@@ -143,7 +145,8 @@ class Replay:
         """The steps between two checkpoints, leg by leg; None when it was interrupted."""
         origin = start.step if start else 0
         prefix = self.directory.state_prefix(origin) if start else None
-        legs = [leg for leg in legs_of(self.directory, target) if leg.end > origin]
+        # A checkpoint of step 0 is that of an evaluation before the first step.
+        legs = [leg for leg in legs_of(self.directory, target) if leg.end > origin or target.step == 0]
         stretch = Stretch(origin, target.step)
         with tempfile.TemporaryDirectory(prefix="trainer-replay-") as folder:
             for number, leg in enumerate(legs):
@@ -208,7 +211,8 @@ class Replay:
             warn=lambda line: None,
         )
         loop = Loop(
-            dataclasses.replace(parts, schedule=schedule),
+            # What one stretch has decided, the next one takes from its checkpoint.
+            dataclasses.replace(parts, schedule=schedule, decisions=copy.deepcopy(parts.decisions)),
             outlets,
             store.until,
             resumed=store.start,

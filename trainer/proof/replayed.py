@@ -12,6 +12,7 @@ from typing import Any
 import tensorflow as tf
 
 from trainer.checkpoint.listing import tensors_to_write
+from trainer.checkpoint.tensors import DAMAGE, first_line
 from trainer.ledger.directory import RunDirectory
 from trainer.ledger.log import MetricLog
 from trainer.ledger.manifest import RUN_REASONS, Manifest, eval_relation, train_relation
@@ -126,6 +127,8 @@ class ComparingStore:
     tensor: TensorDifference | None = None
     manifest: str | None = None
     """The first value in which the manifests differ."""
+    damage: str | None = None
+    """Why the checkpoint cannot be read."""
     compared: int = 0
     """How many tensors were compared."""
     seconds: float = 0.0
@@ -198,6 +201,15 @@ class ComparingStore:
 
     def _compare(self, made: Manifest, target: Manifest) -> None:
         began = time.monotonic()
+        try:
+            self._compare_tensors(target)
+        except DAMAGE as error:
+            self.damage = first_line(error)
+        if self.log.comparable:
+            self.manifest = first_value_difference(*_comparable(target, made), self.sides)
+        self.seconds = time.monotonic() - began
+
+    def _compare_tensors(self, target: Manifest) -> None:
         saved = tensors_in(self.prefix)
         here = {key: tensor.numpy for key, tensor in tensors_to_write(self.checkpoint).items() if is_compared(key)}
         if not (target.open_window["steps"] and self.log.comparable):
@@ -206,9 +218,6 @@ class ComparingStore:
                 tensors.pop("window/.ATTRIBUTES/VARIABLE_VALUE", None)
         self.compared = len(here)
         self.tensor = first_difference(saved, here, self.sides)
-        if self.log.comparable:
-            self.manifest = first_value_difference(*_comparable(target, made), self.sides)
-        self.seconds = time.monotonic() - began
 
 
 class NoEvents:

@@ -30,6 +30,9 @@ class Evaluator:
       split: its name.
       seed: the run's seed; each batch has the same stream of randomness in every evaluation.
       jit: whether XLA compiles it.
+
+    Attributes:
+      weight: what the examples of the last evaluation weigh in all.
     """
 
     def __init__(self, experiment: Experiment, model: Any, source: Source, *, split: str, seed: int, jit: bool) -> None:
@@ -46,6 +49,7 @@ class Evaluator:
         # XLA compiles no reading from an iterator.
         self._jit = jit and not self._feed.signature
         self._chunk: Any = None
+        self.weight = 0.0
 
     def build(self) -> Layout:
         """Traces one batch, so that the metrics are known and wrong ones are refused before any time is spent."""
@@ -82,6 +86,7 @@ class Evaluator:
                 vector: np.ndarray = totals.numpy()
             pace.learn(int(done) - index, time.monotonic() - started)
             index, over = int(done), bool(last)
+        self.weight = float(vector[0])
         return self._layout.means(vector), self._layout.nonfinite(vector)
 
     def _run_chunk(

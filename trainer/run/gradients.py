@@ -90,11 +90,7 @@ def accumulated(
     for part in range(parts):
         # Nothing of a micro-batch may begin before the one before it is through.
         with tf.control_dependencies(done):
-            micro = Batch(
-                {name: value[part * size : (part + 1) * size] for name, value in batch.values.items()},
-                None if batch.weights is None else batch.weights[part * size : (part + 1) * size],
-                examples=None,
-            )
+            micro = micro_batch(batch, part, size)
             with tf.GradientTape(persistent=True) as tape:
                 measured = measured_on(micro, seeds[part])
                 share = measured.weighted_loss / rows
@@ -132,6 +128,13 @@ def accumulated(
     first = layout.first_nonfinite
     totals = tf.concat([totals[:first], tf.minimum(totals[first:], 1.0)], axis=0)
     return Gradients(totals, layout, objective, found)
+
+
+def micro_batch(batch: Batch, part: int, size: int) -> Batch:
+    """Part number `part` of a batch, from 0, of `size` rows."""
+    rows = slice(part * size, (part + 1) * size)
+    values = {name: value[rows] for name, value in batch.values.items()}
+    return Batch(values, None if batch.weights is None else batch.weights[rows], examples=None)
 
 
 def clipped(gradients: Sequence[Any], squares: tf.Tensor, most: float) -> list[Any]:

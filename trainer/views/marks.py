@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from trainer.ledger.directory import RunDirectory
@@ -43,11 +44,16 @@ class Mark:
 
 
 def checkpoint_marks(directory: RunDirectory, records: Sequence[Record], *, metric: str = "loss") -> list[Mark]:
+    """As `marks_between`, from the records of the run."""
+    return marks_between(directory, [record.step for record in records if record.kind == "train"], metric=metric)
+
+
+def marks_between(directory: RunDirectory, ends: Iterable[int], *, metric: str = "loss") -> list[Mark]:
     """The checkpoints of the run's history, oldest first: those that are there, and those that were pruned.
 
     Args:
       directory: the run directory.
-      records: its records.
+      ends: the steps at which its train windows end.
       metric: whose mean over the open part of a window is wanted.
     """
     # One that is damaged, or pruned by a running trainer while we look, is none that can be used.
@@ -56,12 +62,12 @@ def checkpoint_marks(directory: RunDirectory, records: Sequence[Record], *, metr
     known = {step: reasons for step, reasons in _saves(directory).items() if step not in there}
     known |= {step: manifest.reasons for step, manifest in manifests.items()}
     best = _best(manifests)
-    ends = sorted(record.step for record in records if record.kind == "train")
+    borders = [0, *sorted(ends)]
     marks = []
     for step, reasons in sorted(known.items()):
         manifest = manifests.get(step)
         # Without its manifest, a checkpoint's open window is the one that no record up to it had closed.
-        closed = max((end for end in ends if end <= step), default=0)
+        closed = borders[bisect.bisect_right(borders, step) - 1]
         open_window: Mapping[str, Any] = manifest.open_window if manifest else {"from": closed}
         marks.append(
             Mark(

@@ -1,0 +1,1 @@
+"""The report: one page of HTML, or one picture, of one or several run directories."""
