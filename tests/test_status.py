@@ -95,7 +95,9 @@ def test_json_is_one_object_and_nothing_else(
 ) -> None:
     assert main([argument.format(run_dir) for argument in arguments]) == 0
     value = json.loads(capsys.readouterr().out)
-    assert list(value) == ["run", "latest", "best", "goodput", "attempts", "checkpoints", "evaluations", "best_by"]
+    assert list(value) == [
+        *("run", "latest", "best", "goodput", "attempts", "checkpoints", "evaluations", "best_by", "times"),
+    ]
     assert value["latest"] == 20
     assert [row["step"] for row in value["checkpoints"]] == [10, 20, 30]
 

@@ -127,3 +127,12 @@ def test_a_torn_line_behind_a_stop_is_of_another_attempt(torn: str, tmp_path: pa
     with open(directory.journal, "a") as file:
         file.write(torn)
     assert last_stop(directory) is None
+
+
+@pytest.mark.parametrize("lacking", ["step", "seconds"])
+def test_a_line_of_times_that_lacks_what_readers_count_on_is_passed_over(tmp_path: pathlib.Path, lacking: str) -> None:
+    journal = journal_in(tmp_path)
+    whole = {"step": 7, "seconds": {"total": 1.0}}
+    journal.write("times", **whole)
+    journal.write("times", **{name: value for name, value in whole.items() if name != lacking})
+    assert len(read_journal(RunDirectory(tmp_path))) == 1

@@ -25,7 +25,7 @@ class Run:
         self.directory = RunDirectory(path)
         self.attempt = 0
 
-    def event(self, seconds: float, event: str, **details: Any) -> None:
+    def event(self, seconds: float, event: str, /, **details: Any) -> None:
         time = (BEGIN + datetime.timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         line = {"time": time, "attempt": self.attempt, "event": event, **details}
         with open(self.directory.journal, "a") as file:
@@ -42,8 +42,12 @@ class Run:
     def save(self, seconds: float, step: int, stall: float = 0.0) -> None:
         self.event(seconds, "save", step=step, reasons=["interval"], stall_s=stall)
 
-    def stop(self, seconds: float, step: int, reason: str = "target reached", code: int = 0) -> None:
-        self.event(seconds, "stop", reason=reason, exit_code=code, step=step, saved=True)
+    def stop(self, at: float, step: int, reason: str = "target reached", code: int = 0, **more: Any) -> None:
+        self.event(at, "stop", reason=reason, exit_code=code, step=step, saved=True, **more)
+
+    def times(self, seconds: float, step: int, *, trained: float) -> None:
+        """The attempt tells that of its time so far it has trained for so long."""
+        self.event(seconds, "times", step=step, seconds={"step": trained, "total": seconds})
 
     def rewind(self, seconds: float, step: int, orphans: str | None = None) -> None:
         """Noted as the command does, by its intent and its end."""
@@ -87,9 +91,17 @@ def test_an_attempt_is_told_with_the_keys_of_the_contract_in_their_order(run: Ru
             "from_step": 0,
             "to_step": 500,
             "steps_lost": 0,
+            "host": "vm",
+            "cause": None,
+            "seconds": 10.0,
+            "recover_s": None,
+            "times": None,
         }
     ]
-    assert list(run.told(500)[0]) == ["attempt", "reason", "exit_code", "from_step", "to_step", "steps_lost"]
+    assert list(run.told(500)[0]) == [
+        *("attempt", "reason", "exit_code", "from_step", "to_step", "steps_lost"),
+        *("host", "cause", "seconds", "recover_s", "times"),
+    ]
 
 
 def test_there_are_no_attempts_and_no_goodput_without_a_journal(run: Run) -> None:
@@ -332,3 +344,176 @@ def test_goodput_is_a_share(run: Run) -> None:
     share = run.goodput(200)
     assert share is not None
     assert 0 <= share <= 1
+
+
+def test_evaluating_is_not_good(run: Run) -> None:
+    run.start(0)
+    run.event(9, "evaluate", step=500, splits=["validation"], seconds=3)
+    run.stop(10, 500)
+    assert run.goodput(500) == pytest.approx(0.7)
+
+
+def test_an_attempt_that_told_where_its_time_went_is_taken_at_its_word(run: Run) -> None:
+    run.start(0)
+    run.times(2, 1, trained=0)
+    run.stop(10, 500, seconds={"step": 6, "data_wait": 1, "total": 10})
+    assert run.goodput(500) == pytest.approx(0.6)
+    (attempt,) = run.told(500)
+    assert (attempt["times"]["step"], attempt["times"]["data_wait"], attempt["times"]["save"]) == (6, 1, 0)
+
+
+def test_of_a_killed_attempt_what_it_had_trained_at_the_step_that_was_resumed_from_is_good(run: Run) -> None:
+    run.start(0)
+    run.times(2, 1, trained=0)
+    run.times(6, 300, trained=3)
+    run.times(10, 500, trained=6)
+    run.start(10, resume=300)
+    run.times(11, 301, trained=0)
+    run.stop(20, 500, seconds={"step": 8, "total": 10})
+    assert run.goodput(500) == pytest.approx((3 + 8) / 20)
+    assert [attempt["times"]["step"] for attempt in run.told(500)] == [6, 8]
+
+
+def test_a_running_attempt_has_trained_since_its_last_line_as_far_as_anyone_knows(run: Run) -> None:
+    since = (datetime.datetime.now(datetime.timezone.utc) - BEGIN).total_seconds() + 1
+    with locked(run.directory.lock):
+        run.start(since)
+        run.times(since + 4, 1, trained=0)
+        assert run.goodput(None, now=since + 16) == pytest.approx(0.75)
+
+
+def test_the_pace_of_a_killed_attempt_is_not_that_of_its_first_step(run: Run) -> None:
+    run.start(0)
+    run.times(30, 1, trained=0)  # it compiled
+    run.records(500)
+    assert read_attempts(run.directory, latest=0)[0].seconds == 30
+    run.times(40, 101, trained=10)
+    assert read_attempts(run.directory, latest=0)[0].seconds == pytest.approx(40 + 39.9)
+
+
+def test_a_line_that_garbles_where_the_time_went_is_as_good_as_none(run: Run) -> None:
+    run.start(0)
+    run.event(5, "times", step=100, seconds="long")
+    run.event(6, "evaluate", step=100, splits=[], seconds="long")
+    run.stop(10, 500, seconds={"step": "all"})
+    assert run.told(500)[0]["times"] is None
+    assert run.goodput(500) == 1
+
+
+def test_an_attempt_that_failed_between_its_plan_and_its_first_step_is_told(run: Run) -> None:
+    run.start(0)
+    run.event(1, "fault", error="Unusable", message="the stream ends")
+    run.event(1, "stop", reason="error", exit_code=66, step=None, saved=False, seconds={"start": 1, "total": 1})
+    (attempt,) = run.told(None)
+    assert (attempt["to_step"], attempt["times"]["start"]) == (0, 1)
+
+
+# What ended an attempt.
+
+
+def test_the_cause_is_the_signal_or_the_error_and_what_it_said(run: Run) -> None:
+    run.start(0)
+    run.event(1, "signal", signal="SIGTERM", step=10)
+    run.stop(2, 10, "preempted", 75)
+    run.start(3, resume=10)
+    run.event(4, "fault", error="Diverged", message="the loss is not finite at step 12")
+    run.event(4, "stop", reason="error", exit_code=65, step=12, saved=False)
+    run.start(5, resume=10)
+    run.event(6, "signal", signal="SIGTERM", step=20)  # and killed before it could save
+    run.start(7, resume=10)
+    run.event(8, "signal", signal="None", step=20)  # asked for by a program
+    run.stop(9, 20, "preempted", 75)
+    assert [attempt["cause"] for attempt in run.told(20)] == [
+        "SIGTERM",
+        "Diverged: the loss is not finite at step 12",
+        "SIGTERM",
+        None,
+    ]
+    assert [attempt["reason"] for attempt in run.told(20)][2] == "killed"
+
+
+# The time to recover.
+
+
+def recoveries(run: Run, latest: int) -> list[float | None]:
+    return [attempt["recover_s"] for attempt in run.told(latest)]
+
+
+def test_it_takes_from_the_last_sign_of_life_to_the_first_step_of_the_next_attempt(run: Run) -> None:
+    run.start(0)
+    run.times(2, 1, trained=0)
+    run.stop(10, 100, "preempted", 75)
+    run.start(40, resume=100)
+    run.times(45, 101, trained=0)
+    run.stop(60, 200)
+    assert recoveries(run, 200) == [None, 35]
+
+
+def test_steps_that_were_lost_have_to_be_done_again_first(run: Run) -> None:
+    run.start(0)
+    run.times(1, 1, trained=0)
+    run.times(10, 200, trained=9)
+    run.start(30, resume=100)
+    run.times(31, 101, trained=0)
+    run.times(51, 301, trained=20)  # step 201 half way
+    run.stop(60, 400)
+    assert recoveries(run, 400) == [None, pytest.approx(41 - 10)]
+
+
+def test_an_attempt_that_never_came_so_far_has_not_recovered_and_the_next_counts_from_the_interruption(
+    run: Run,
+) -> None:
+    run.start(0)
+    run.times(1, 1, trained=0)
+    run.times(10, 200, trained=9)
+    run.start(30, resume=100)
+    run.times(31, 101, trained=0)
+    run.attempt = 3
+    run.event(35, "start", host="vm", pid=3)
+    run.start(40, resume=100)
+    run.times(41, 101, trained=0)
+    run.times(51, 201, trained=10)
+    run.stop(60, 400)
+    assert recoveries(run, 400) == [None, None, None, 41]
+
+
+def test_going_on_after_an_end_or_a_rewind_is_no_recovery(run: Run) -> None:
+    run.start(0)
+    run.stop(10, 100)
+    run.start(1000, resume=100)  # a larger target
+    run.stop(1010, 200, "preempted", 75)
+    run.rewind(2000, 100)
+    run.start(3000, resume=100)
+    run.stop(3010, 300, "preempted", 75)
+    run.start(3020, resume=300)
+    run.times(3021, 301, trained=0)
+    run.stop(3030, 400)
+    assert recoveries(run, 400) == [None, None, None, 11]
+
+
+def test_without_lines_of_its_first_steps_an_attempt_is_taken_to_have_gone_at_one_pace(run: Run) -> None:
+    run.start(0)
+    run.stop(10, 100, "preempted", 75)
+    run.start(20, resume=100, ready=2)
+    run.save(32, 200)
+    run.stop(32, 200)
+    assert recoveries(run, 200) == [None, pytest.approx(12.1)]
+
+
+def test_a_killed_attempt_that_its_records_show_to_have_been_further_had_recovered(run: Run) -> None:
+    run.start(0)
+    run.stop(10, 100, "preempted", 75)
+    run.start(20, resume=100)
+    run.records(150)
+    assert recoveries(run, 100) == [None, pytest.approx(10)]
+
+
+def test_a_running_attempt_has_recovered_once_its_journal_says_so(run: Run) -> None:
+    since = (datetime.datetime.now(datetime.timezone.utc) - BEGIN).total_seconds() + 1
+    run.start(since - 20)
+    run.stop(since - 10, 100, "preempted", 75)
+    with locked(run.directory.lock):
+        run.start(since, resume=100)
+        assert recoveries(run, 100) == [None, None]
+        run.times(since + 5, 101, trained=0)
+        assert recoveries(run, 100) == [None, pytest.approx(15)]

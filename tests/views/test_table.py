@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import io
 import json
 import shutil
@@ -132,7 +133,9 @@ def row_of(lines: list[str], step: int) -> str:
 
 def test_the_object_has_the_keys_of_the_contract_in_their_order(run: Run) -> None:
     value = run.json()
-    assert list(value) == ["run", "latest", "best", "goodput", "attempts", "checkpoints", "evaluations", "best_by"]
+    assert list(value) == [
+        *("run", "latest", "best", "goodput", "attempts", "checkpoints", "evaluations", "best_by", "times"),
+    ]
     assert list(value["checkpoints"][0]) == [
         *("step", "examples", "epoch", "reasons", "transient", "kept_by", "train", "eval", "evaluations"),
         *("bytes", "path"),
@@ -577,3 +580,103 @@ def test_a_stream_that_cannot_encode_a_name_still_gets_the_table(run: Run) -> No
     print_status(read_status(run.directory.path), stream)
     stream.flush()
     assert b"pr?cision" in stream.buffer.getvalue()  # type: ignore[attr-defined]
+
+
+# The attempts.
+
+
+def lived(run: Run, *ends: str) -> None:
+    """Attempts of ten steps and ten seconds each, a minute apart, the first step after two seconds."""
+    with open(run.directory.journal, "a") as file:
+        for number, end in enumerate(ends):
+            begin = datetime.datetime(2026, 3, 1, tzinfo=datetime.timezone.utc) + number * datetime.timedelta(minutes=1)
+
+            def note(
+                after: float, event: str, begin: datetime.datetime = begin, number: int = number, **more: Any
+            ) -> None:
+                time = (begin + datetime.timedelta(seconds=after)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+                file.write(json.dumps({"time": time, "attempt": number + 1, "event": event, **more}) + "\n")
+
+            note(0, "start", host=f"spot-{number % 2}", pid=1)
+            if number:
+                note(1, "resume", step=10 * number)
+            note(1, "plan", lines=[])
+            note(2, "times", step=10 * number + 1, seconds={"start": 2, "total": 2})
+            split = {"start": 2, "step": 7, "save": 1, "total": 10}
+            note(10, "times", step=10 * number + 10, seconds=split)
+            if end == "error":
+                note(10, "fault", error="Diverged", message="the loss is not finite")
+            if end == "preempted":
+                note(10, "signal", signal="SIGTERM", step=10 * number + 10)
+            if end != "killed":
+                code = {"error": 65, "preempted": 75}.get(end, 0)
+                note(10, "stop", reason=end, exit_code=code, step=10 * number + 10, saved=True, seconds=split)
+
+
+def attempts_of(lines: list[str]) -> list[str]:
+    """The lines of the table of the attempts, without its headings."""
+    (start,) = (number for number, line in enumerate(lines) if line.startswith("attempt "))
+    return lines[start + 1 :]
+
+
+def test_each_attempt_is_shown_with_its_host_its_cause_its_losses_and_its_recovery(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    run.save(30, train=None, eval={})
+    lived(run, "preempted", "error", "killed", "target reached")
+    rows = [line.split() for line in attempts_of(run.lines())]
+    assert rows == [
+        ["1", "spot-0", "0", "10", "0", "10s", "-", "preempted", "(SIGTERM)", "75"],
+        ["2", "spot-1", "10", "20", "0", "10s", "52s", "error", "(Diverged)", "65"],
+        ["3", "spot-0", "20", "30", "0", "10s", "52s", "killed", "-"],
+        ["4", "spot-1", "30", "40", "10", "10s", "52s", "target", "reached", "0"],
+    ]
+
+
+def test_below_the_table_is_where_the_time_went_what_was_lost_and_how_long_it_took_to_recover(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    run.save(30, train=None, eval={})
+    lived(run, "preempted", "error", "killed", "target reached")
+    lines = run.lines()
+    assert "goodput  52.5% of the time made steps that count; 10 steps lost; 52s to recover" in lines
+    assert "time     70% steps, 20% starting, 10% saving of 40s" in lines
+    assert run.json()["times"]["step"] == 28
+    assert run.json()["attempts"][0]["times"]["save"] == 1
+
+
+def test_a_run_that_never_told_where_its_time_went_says_nothing_of_it(run: Run) -> None:
+    assert run.json()["times"] is None
+    assert not any(line.startswith("time ") for line in run.lines())
+
+
+@pytest.mark.parametrize("width", [79, 119])
+def test_many_attempts_that_ended_alike_are_one_line_of_a_terminal(tmp_path: Path, width: int) -> None:
+    run = Run(tmp_path / "run")
+    run.save(600, train=None, eval={})
+    lived(run, "preempted", "preempted", *["killed"] * 57, "target reached")
+    lines = run.lines(width)
+    *rows, note = [line.split() for line in attempts_of(lines) if not line.startswith("no room")]
+    assert [row[0] for row in rows] == ["1", "2", "3–59", "60"]
+    assert rows[2] == ["3–59", "2", "hosts", "20", "590", "0", "9m", "30s", "Ø", "52s", "killed", *["-"] * (width > 79)]
+    assert "cat" in note
+    assert max(map(len, attempts_of(lines))) <= width
+    # All of them where the output is no terminal.
+    assert len(attempts_of(run.lines())) == 60
+
+
+def test_attempts_that_end_otherwise_than_the_one_before_stand_alone(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    lived(run, *["killed", "preempted"] * 3)
+    lines = run.lines(79)
+    assert len(attempts_of(lines)) == 6
+    assert max(map(len, attempts_of(lines))) <= 79
+
+
+def test_why_a_checkpoint_is_kept_is_said_in_words_also_where_the_terminal_is_narrow(run: Run) -> None:
+    run.save(400, for_good=True)
+    run.save(600)
+    assert run.rows()[400]["kept_by"] == ["last", "every"]
+    lines = run.lines(79)
+    assert "kept for" in lines[1]
+    assert "last," in row_of(lines, 400)
+    assert any(line.split() == ["for", "good"] for line in lines)
+    assert "best" in row_of(lines, 300)

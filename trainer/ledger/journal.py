@@ -10,9 +10,28 @@ from typing import Any
 from trainer.ledger.directory import RunDirectory
 from trainer.ledger.record import compact_json
 
+PARTS = START, RESTORE, STEP, DATA_WAIT, LOG, EVALUATE, SAVE = (
+    "start",
+    "restore",
+    "step",
+    "data_wait",
+    "log",
+    "evaluation",
+    "save",
+)
+"""What an attempt spends its time on: the keys of the `seconds` of a `times` and of a `stop`, in their order."""
+TOTAL = "total"
+"""Their last key: the parts, and what belongs to none."""
+
 _TAIL_BYTES = 1 << 16
 
-_NEEDED = {"save": ("step",), "evaluate": ("step",), "resume": ("step",), "rewind": ("orphans",)}
+_NEEDED = {
+    "save": ("step",),
+    "evaluate": ("step",),
+    "resume": ("step",),
+    "rewind": ("orphans",),
+    "times": ("step", "seconds"),
+}
 """What readers count on in the line of an event, beside what each line has."""
 _KINDS: dict[str, tuple[type, ...]] = {
     "attempt": (int,),

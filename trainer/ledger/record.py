@@ -8,8 +8,6 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 Number = float | None  # None: the value was not finite
 
 
@@ -17,9 +15,12 @@ def plain_number(value: Any) -> Number:
     """`value` as the float that is written: float32 by its own shortest form, a non-finite value as None."""
     if value is None or not math.isfinite(value):
         return None
-    if getattr(value, "dtype", None) == np.float32:
-        return float(str(np.float32(value)))
-    return float(value)
+    if getattr(value, "dtype", None) is None:
+        return float(value)
+    # Who only reads records has no arrays, and a command that answers at once no time to import this.
+    import numpy as np
+
+    return float(str(np.float32(value))) if value.dtype == np.float32 else float(value)
 
 
 def ordered_metrics(metrics: Mapping[str, Any]) -> dict[str, Number]:

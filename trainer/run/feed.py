@@ -31,11 +31,13 @@ class Feed(abc.ABC):
       specs: the shapes of a batch's values by name, and of its weights.
       signature: what the program takes as further arguments.
       state: string scalar, where in the data the run stands; None where that follows from the examples consumed.
+      waits: whether the program may have to wait for a batch, because it does not compute it.
     """
 
     specs: tuple[dict[str, tf.TensorSpec], tf.TensorSpec | None]
     signature: tuple[Any, ...]
     state: tf.Variable | None = None
+    waits = False
 
     @abc.abstractmethod
     def open(self, seed: np.ndarray, origin: int, examples: int, counting: Counting) -> tuple[Any, ...]:
@@ -81,6 +83,8 @@ class GraphFeed(Feed):
 
 class HostFeed(Feed):
     """Batches from an iterator, which the program is called with."""
+
+    waits = True
 
     def close(self) -> None:
         # An iterator stands in a circle of references.
@@ -174,6 +178,19 @@ class StreamFeed(HostFeed):
         state = iterator_state(self._iterator)
         self.state.assign(state)
         return len(state.numpy())
+
+
+def next_timed(
+    feed: Feed, arguments: tuple[Any, ...], examples: tf.Tensor
+) -> tuple[tuple[Batch, tf.Tensor], tf.Tensor]:
+    """As `feed.next`, and how many seconds that took, a float64 scalar: in the program."""
+    before = tf.timestamp()
+    with tf.control_dependencies([before]):
+        taken = feed.next(arguments, examples)
+    # What an iterator gives is there all at once.
+    with tf.control_dependencies([next(iter(taken[0].values.values()))]):
+        after = tf.timestamp()
+    return taken, after - before
 
 
 def make_feed(source: Source) -> Feed:

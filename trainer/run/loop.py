@@ -9,21 +9,23 @@ from collections.abc import Sequence
 from trainer.data.sources import FAIL
 from trainer.decide.decisions import Verdict
 from trainer.errors import EXIT_DONE, EXIT_INTERRUPTED, Diverged, Unusable
+from trainer.ledger.journal import EVALUATE, RESTORE, SAVE, STEP
 from trainer.ledger.manifest import Manifest
 from trainer.ledger.record import Record
 from trainer.process.signals import StopRequest
 from trainer.run.assembly import Assembly
 from trainer.run.config import CONTINUE
+from trainer.run.delivery import Delivery
 from trainer.run.outlets import Outlets
 from trainer.run.pace import Pace
 from trainer.run.place import PlaceInData
 from trainer.run.program import MAX_CLOSES, Row
 from trainer.run.records import eval_record, open_window, train_record
 from trainer.run.segments import Continuation
+from trainer.run.timing import Times
 from trainer.timeline.cadence import Progress
 from trainer.timeline.schedule import EVALUATION, FLUSH, Due
 
-_SYNC_SECONDS = 1.0
 EARLY_STOP = "early stop"
 """The reason to stop of a run whose monitored metric has not improved for too long."""
 
@@ -45,6 +47,7 @@ class Loop:
       stop_request: becomes true when a signal asks to stop.
       resumed: the checkpoint that the state was restored from, if any.
       going_on: the run's segments.
+      times: the clock of the attempt; by default one that begins now.
     """
 
     def __init__(
@@ -55,16 +58,17 @@ class Loop:
         *,
         resumed: Manifest | None,
         going_on: Continuation,
+        times: Times | None = None,
     ) -> None:
         self._parts = parts
         self._segments = [segment.to_json() for segment in going_on.segments]
         self._to = outlets
+        self._times = times or Times()
+        self._records = Delivery(outlets, self._times)
         self._stop_request = stop_request
         self._pace = Pace(parts.config.tick_seconds())
         self._evaluation_pace = Pace(parts.config.tick_seconds())
         self._undecided: list[Record] = []
-        self._undelivered: list[Record] = []
-        self._delivered = outlets.log.durable
         if resumed is None:
             self._now = Progress()
             self._window_start = 0
@@ -85,17 +89,17 @@ class Loop:
         fresh = self._now.examples == going_on.origin.examples
         self._ended = resumed is not None and bool(resumed.control.get("ended")) and not fresh
         self._place = PlaceInData(parts.program, parts.info.data["train"], warn=outlets.warn)
-        self._place.take_up(
-            parts.config.seed,
-            going_on.origin,
-            self._now.examples,
-            skipped=resumed.open_window.get("skipped", 0) if resumed else 0,
-            tell=outlets.view.message,
-            interrupted=lambda: bool(stop_request),
-        )
+        with self._times(RESTORE):
+            self._place.take_up(
+                parts.config.seed,
+                going_on.origin,
+                self._now.examples,
+                skipped=resumed.open_window.get("skipped", 0) if resumed else 0,
+                tell=outlets.view.message,
+                interrupted=lambda: bool(stop_request),
+            )
         # As if all attempts had been one: the seconds of those before count.
-        self._synced = time.monotonic()
-        self._began = self._synced - self._now.seconds
+        self._began = time.monotonic() - self._now.seconds
 
     @property
     def progress(self) -> Progress:
@@ -124,18 +128,19 @@ class Loop:
         while stop is None:
             boundary = bool(self._stop_request) or self._run_chunk()
             self._to.store.poll()
-            self._deliver()
+            self._records.hand_over()
             due = self._due()
             if boundary or due.anything or self._stop_request:
                 stop = self._boundary(due)
             else:
                 # Looked at: nothing was due, or only what has to wait for a log step, which the next chunk has to know.
                 self._before, self._pending = self._now, due.pending
-                if time.monotonic() - self._synced > _SYNC_SECONDS:
-                    self._sync()
-        self._to.store.drain()
+                if self._records.overdue:
+                    self._records.sync()
+        with self._times(SAVE):
+            self._to.store.drain()
         self._to.lock.check()
-        self._sync()
+        self._records.sync()
         return stop
 
     def _boundary(self, due: Due) -> Stop | None:
@@ -159,12 +164,13 @@ class Loop:
         saved = self._to.store.has(now.step)
         if verdict != Verdict() and (evaluated or not saved):
             self._to.journal.write("decide", step=now.step, **verdict.to_json())
-        if not saved:
-            if reasons:
-                self._save(reasons, last=due.stop or asked)
-        elif evaluated:
-            # A signal had cut the evaluation of this step short, so that its checkpoint knew nothing of it.
-            self._save(reasons, complete=True)
+        with self._times(SAVE):
+            if not saved:
+                if reasons:
+                    self._save(reasons, last=due.stop or asked)
+            elif evaluated:
+                # A signal had cut the evaluation of this step short, so that its checkpoint knew nothing of it.
+                self._save(reasons, complete=True)
 
         if asked:
             self._to.journal.write("signal", signal=str(request.signal and request.signal.name), step=now.step)
@@ -187,7 +193,8 @@ class Loop:
         while True:
             if due.log and self._window_start != now.step:
                 self._close_window(due.closed_by)
-            evaluated = due.evaluate and self._evaluate()
+            with self._times(EVALUATE):
+                evaluated = due.evaluate and self._evaluate()
             verdict = self._decide()
             if verdict.stop and not due.stop:
                 due = self._parts.schedule.at_end(due)
@@ -223,13 +230,16 @@ class Loop:
             self._now, pending=self._pending, max_steps=self._pace.steps, max_closes=MAX_CLOSES
         )
         started = time.monotonic()
-        advance = parts.program.run(chunk.until, [step for step, _ in chunk.closes])
+        with self._times(STEP):
+            advance = parts.program.run(chunk.until, [step for step, _ in chunk.closes])
         ended = time.monotonic()
         self._pace.learn(chunk.until - self._now.step, ended - started)
         closed_by = dict(chunk.closes)
         self._append([self._train_record(row, closed_by[row.step]) for row in advance.rows])
         self._open = advance.open
         self._now = Progress(advance.open.step, advance.open.examples, ended - self._began)
+        if self._times.trained(waited=min(advance.data_wait, ended - started)):
+            self._tell_times()
         if advance.problem:
             raise self._diverged(
                 f"{advance.problem} is not finite",
@@ -329,8 +339,12 @@ class Loop:
                 best_steps=best_steps,
                 last=last,
             )
-        self._synced = time.monotonic()
-        self._deliver()
+        self._records.saved()
+        self._tell_times()
+
+    def _tell_times(self) -> None:
+        """Notes where the time went so far, for whoever asks after a kill."""
+        self._to.journal.write("times", step=self._now.step, seconds=self._times.to_json())
 
     def _open_window(self) -> dict[str, object]:
         if self._open is None:
@@ -358,29 +372,8 @@ class Loop:
         return record
 
     def _append(self, records: Sequence[Record]) -> None:
-        self._to.lock.check()
-        self._to.log.append(records)
-        self._to.events.add(records)
-        self._to.view.records(records)
+        self._records.append(records)
         self._undecided.extend(records)
-        self._undelivered.extend(records)
-
-    def _sync(self) -> None:
-        self._to.events.flush()
-        # Beside a save that is being written, a sync of the log would wait for the whole of it: later then.
-        if not self._to.store.busy:
-            self._to.log.sync()
-        self._synced = time.monotonic()
-        self._deliver()
-
-    def _deliver(self) -> None:
-        """Hands over the records that are durable now."""
-        ready = self._to.log.durable - self._delivered
-        delivered, self._undelivered = self._undelivered[:ready], self._undelivered[ready:]
-        self._delivered += ready
-        if self._to.on_record:
-            for record in delivered:
-                self._to.on_record(record)
 
     def _diverged(self, what: str, advice: str) -> Diverged:
         """The error that ends a run which must not be saved any more; what was being saved before is waited for."""

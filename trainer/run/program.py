@@ -13,7 +13,7 @@ import tensorflow as tf
 from trainer.data import Source, fold_in, run_seed
 from trainer.errors import ConfigError
 from trainer.run.experiment import Experiment
-from trainer.run.feed import Counting, make_feed, told_of
+from trainer.run.feed import Counting, make_feed, next_timed, told_of
 from trainer.run.measure import Layout
 from trainer.run.state import TRAIN_STREAM, TrainState
 from trainer.run.step import TrainStep, Update
@@ -49,6 +49,8 @@ class Advance:
     """What was not finite at the last step, so that the program stopped there; None where all was well."""
     ended: bool = False
     """Whether the last step took the last batch of the data."""
+    data_wait: float = 0.0
+    """Seconds that its steps waited for batches; 0 where the program computes them itself."""
 
 
 class Program:
@@ -84,6 +86,7 @@ class Program:
         self._ran = False
         self._feed = make_feed(source)
         state.data_state = self._feed.state
+        self._times_data = self._feed.waits and not jit
         step = TrainStep(experiment, state, source.batch_size, update, compiled=jit)
         with _no_late_variables(state):
             self._step = trace_on_batch(self._feed.specs, step, seeds=(update.accumulate, 2))
@@ -99,11 +102,7 @@ class Program:
         # A stream of randomness of its own for (step, micro-batch, replica). Some dozens of small integer operations:
         # compiled by themselves they cost 8 µs in a graph, one by one 35.
         self._seeds_of = tf.function(
-            lambda step: tf.stack(
-                [fold_in(run_seed(seed), TRAIN_STREAM, step, micro, 0) for micro in range(update.accumulate)]
-            ),
-            autograph=False,
-            jit_compile=True,
+            lambda step: seeds_of_step(seed, step, update.accumulate), autograph=False, jit_compile=True
         )
         # Traced here and called as a concrete function: tf.function's look-up of the trace costs 150 µs a call.
         self._function = tf.function(self._run_chunk, autograph=False, jit_compile=jit or None)
@@ -159,8 +158,15 @@ class Program:
             raise
         self._ran = True
         rows = tuple(self._row(vector) for vector in matrix[: np.count_nonzero(matrix[:MAX_CLOSES, 0])])
-        last, status = self._row(matrix[-1]), int(matrix[-1, -1])
-        return Advance(rows, last, self._problems[status - 1] if status > 0 else None, ended=status == _ENDED)
+        last, status = self._row(matrix[MAX_CLOSES]), int(matrix[MAX_CLOSES, -1])
+        return Advance(
+            rows,
+            last,
+            self._problems[status - 1] if status > 0 else None,
+            ended=status == _ENDED,
+            # By a clock that may be set back.
+            data_wait=max(0.0, float(matrix[-1, 0])) if self._times_data else 0.0,
+        )
 
     def peek(self) -> Row:
         """The open window, read from the state."""
@@ -188,7 +194,7 @@ class Program:
         """The program: float64 [MAX_CLOSES + 1, 2 + width + 2], a row a closed window and last the open one.
 
         A row holds step, examples, the window's totals, the learning rates, the steps skipped, and why the program had
-        to stop, if it had.
+        to stop, if it had. Where batches may have to be waited for, one more row begins with the seconds of that.
         """
         state = self._state
         assert state.window is not None
@@ -200,6 +206,7 @@ class Program:
             self._skipped.read_value(),
             tf.zeros([MAX_CLOSES, 2 + self._width + 2], tf.float64),
             zero,
+            *([tf.zeros([], tf.float64)] if self._times_data else []),
             zero,
         )
 
@@ -213,9 +220,14 @@ class Program:
             skipped: tf.Tensor,
             rows: tf.Tensor,
             closed: tf.Tensor,
-            status: tf.Tensor,
+            *others: tf.Tensor,
         ) -> tuple[tf.Tensor, ...]:
-            batch, is_last = self._feed.next(arguments, examples)
+            *waited, _ = others
+            if self._times_data:
+                (batch, is_last), seconds = next_timed(self._feed, arguments, examples)
+                waited = [waited[0] + seconds]
+            else:
+                batch, is_last = self._feed.next(arguments, examples)
             told = self._step(batch.values, batch.weights, self._seeds_of(step))
             step, examples = step + 1, examples + batch.examples
             state.step.assign(step)
@@ -234,15 +246,18 @@ class Program:
             )
             window = tf.where(closes_here, tf.zeros_like(window), window)
             skipped = tf.where(closes_here, zero, skipped)
-            return step, examples, window, skipped, rows, closed + tf.cast(closes_here, tf.int64), status
+            return step, examples, window, skipped, rows, closed + tf.cast(closes_here, tf.int64), *waited, status
 
         # One iteration at a time: an update must see the one before it.
         end = tf.while_loop(unfinished, one_step, start, parallel_iterations=1)
-        step, examples, window, skipped, rows, _, status = end
+        step, examples, window, skipped, rows, _, *waited, status = end
         state.examples.assign(examples)
         state.window.assign(window)
         self._skipped.assign(skipped)
-        return tf.concat([rows, _vector(step, examples, window, skipped, status)[None]], axis=0)
+        last = _vector(step, examples, window, skipped, status)[None]
+        return tf.concat(
+            [rows, last, *(tf.pad(seconds[None, None], [[0, 0], [0, self._width + 3]]) for seconds in waited)], 0
+        )
 
     def _row(self, vector: np.ndarray) -> Row:
         totals = vector[2 : 2 + self.layout.width]
@@ -254,6 +269,17 @@ class Program:
             learning_rates={name: np.float32(rate) for name, rate in zip(self.rate_names, rates, strict=True)},
             skipped=int(vector[2 + self._width]),
         )
+
+
+def seeds_of_step(seed: int, step: tf.Tensor, accumulate: int) -> tf.Tensor:
+    """The stateless seeds of a step's micro-batches, int32 [accumulate, 2].
+
+    Args:
+      seed: the run's.
+      step: int64 scalar, the steps before this one.
+      accumulate: how many micro-batches there are.
+    """
+    return tf.stack([fold_in(run_seed(seed), TRAIN_STREAM, step, micro, 0) for micro in range(accumulate)])
 
 
 @contextlib.contextmanager

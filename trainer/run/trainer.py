@@ -16,7 +16,7 @@ from trainer.checkpoint.store import CheckpointStore
 from trainer.errors import EXIT_BUG, EXIT_DONE, EXIT_INTERRUPTED, ConfigError, TrainerError, Unusable, Unwritable
 from trainer.ledger.directory import RunDirectory
 from trainer.ledger.flagfile import write_flags
-from trainer.ledger.journal import Journal
+from trainer.ledger.journal import RESTORE, Journal
 from trainer.ledger.log import MetricLog, read_records
 from trainer.ledger.manifest import Manifest
 from trainer.ledger.record import Record
@@ -35,6 +35,7 @@ from trainer.run.planned import planned
 from trainer.run.profile import Profile
 from trainer.run.result import Result, result_of
 from trainer.run.segments import Continuation, continue_run, newest_manifest
+from trainer.run.timing import Times
 from trainer.storage.files import reading
 from trainer.timeline.cadence import Progress
 from trainer.views.progress import Progress as ProgressView
@@ -142,7 +143,8 @@ class Trainer:
         loop: Loop | None = None
         with reading(directory.journal):
             journal = Journal(directory)
-        noted = _faults_noted(journal, lock, lambda: loop.progress.step if loop else None)
+        times = Times()
+        noted = _faults_noted(journal, lock, times, lambda: loop.progress.step if loop else None)
         with noted, contextlib.ExitStack() as stack:
             with reading(directory.flags):
                 self._note_start(parts, journal)
@@ -162,7 +164,8 @@ class Trainer:
                 warn=lambda line: _warn([line]),
             )
             stack.enter_context(store)
-            recovery = store.recover()
+            with times(RESTORE):
+                recovery = store.recover()
             resumed = recovery.manifest
             going_on = self._continue(parts, info, resumed)
             parts = dataclasses.replace(parts, schedule=parts.schedule.anchored(going_on.origin.examples))
@@ -203,10 +206,17 @@ class Trainer:
             if resumed:
                 parts.state.restored()
             stack.callback(parts.program.end)
-            loop = Loop(parts, outlets, request, resumed=resumed, going_on=going_on)
+            loop = Loop(parts, outlets, request, resumed=resumed, going_on=going_on, times=times)
             stop = loop.run()
             result = result_of(directory, parts, stop, latest=store.latest, now=loop.progress)
-            journal.write("stop", reason=stop.reason, exit_code=stop.exit_code, step=result.step, saved=result.saved)
+            journal.write(
+                "stop",
+                reason=stop.reason,
+                exit_code=stop.exit_code,
+                step=result.step,
+                saved=result.saved,
+                seconds=times.to_json(),
+            )
             journal.sync()
             return result
 
@@ -263,8 +273,8 @@ class Trainer:
 
 
 @contextlib.contextmanager
-def _faults_noted(journal: Journal, lock: Lock, step: Callable[[], int | None]) -> Iterator[None]:
-    """Notes in the journal how the attempt ended when it ended badly, and at which step."""
+def _faults_noted(journal: Journal, lock: Lock, times: Times, step: Callable[[], int | None]) -> Iterator[None]:
+    """Notes in the journal how the attempt ended when it ended badly, at which step, and where its time went."""
     try:
         yield
     except BaseException as error:
@@ -281,7 +291,7 @@ def _faults_noted(journal: Journal, lock: Lock, step: Callable[[], int | None]) 
         # The disk that refused a checkpoint may refuse this line too; the error itself says what matters.
         with contextlib.suppress(Unwritable):
             journal.write("fault", error=type(error).__name__, message=str(error))
-            journal.write("stop", reason="error", exit_code=code, step=step(), saved=False)
+            journal.write("stop", reason="error", exit_code=code, step=step(), saved=False, seconds=times.to_json())
         raise
 
 

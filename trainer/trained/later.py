@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
-from trainer.checkpoint.recovery import Damaged
 from trainer.data import Source
-from trainer.errors import ConfigError, Unusable
-from trainer.ledger.directory import STATE, RunDirectory
+from trainer.errors import ConfigError
+from trainer.ledger.directory import RunDirectory
 from trainer.ledger.evaluations import Evaluation, Subject, append_evaluation, checkpoint_identity, read_evaluations
-from trainer.ledger.manifest import BadManifest, Manifest
-from trainer.ledger.record import Record
-from trainer.run.evaluate import Evaluator
+from trainer.ledger.manifest import Manifest
 from trainer.run.experiment import Experiment
-from trainer.run.pace import Pace
-from trainer.run.records import metrics_and_counts
 from trainer.run.splits import EVAL_DATA, TEST_DATA, splits_of
-from trainer.trained.rounds import Gone
-from trainer.trained.run import TrainedRun, open_run
-
-_TICK = 0.5
-"""Seconds between two looks whether to stop."""
+from trainer.trained.measuring import Measuring
 
 
 class LaterEvaluation:
@@ -54,14 +44,10 @@ class LaterEvaluation:
         warn: Callable[[str], None],
     ) -> None:
         self._directory = directory
-        self._asked = splits
         self._guard = guard
-        self._interrupted = interrupted
         self._tell = tell
         self._warn = warn
-        self._run: TrainedRun | None = None
-        self._sources: Mapping[str, Source] = {}
-        self._evaluators: dict[str, tuple[Evaluator, Pace]] = {}
+        self._measuring = Measuring(directory, lambda experiment: _chosen(experiment, splits), interrupted=interrupted)
         if directory.files.exists(directory.evaluations):
             # A kill may have come between a line and its sync.
             directory.files.sync(directory.evaluations)
@@ -80,18 +66,18 @@ class LaterEvaluation:
           Unusable: the data cannot be read.
           Unwritable: the evaluation cannot be written.
         """
-        run = self._run = self._opened(manifest)
-        identity = checkpoint_identity(manifest)
+        self._open(manifest)
+        identity, weights = checkpoint_identity(manifest), self._measuring.run.weights
         subjects = [
-            Subject(manifest.step, identity, split, run.weights, source.fingerprint)
-            for split, source in self._sources.items()
+            Subject(manifest.step, identity, split, weights, source.fingerprint)
+            for split, source in self._measuring.sources.items()
         ]
         if not all(subject in self._known for subject in subjects):
-            self._load(run, manifest, identity)
+            self._measuring.load(manifest)
         for subject in subjects:
             made = subject not in self._known
             if made:
-                record = self._measured(run, manifest, subject.split)
+                record = self._measuring.record(manifest, subject.split)
                 if record is None:
                     return False
                 evaluation = Evaluation(record, subject.checkpoint, subject.fingerprint)
@@ -101,77 +87,17 @@ class LaterEvaluation:
             self._tell(self._known[subject], made)
         return True
 
-    def _opened(self, manifest: Manifest) -> TrainedRun:
-        """The run as it was at `manifest`; with another model than before, nothing that was traced holds."""
-        before = self._run
-        run = open_run(self._directory, manifest) if before is None else before.at(manifest)
-        if before is None or run.model is not before.model:
-            self._sources, self._evaluators = _chosen(run.experiment, self._asked), {}
-            for split, source in self._sources.items():
-                known = run.info.data.get(split)
-                if known is not None and known.get("fingerprint") != source.fingerprint:
-                    self._warn(
-                        f"the split {split!r} is other data now ({source.fingerprint}) than in the run "
-                        f"({known.get('fingerprint')})"
-                    )
-        return run
-
-    def _load(self, run: TrainedRun, manifest: Manifest, identity: str) -> None:
-        """Gives the model the weights of the checkpoint that is known as `identity`, and of no other."""
-        files, step = self._directory.files, manifest.step
-        index = os.path.join(self._directory.checkpoint(step), f"{STATE}.index")
-        try:
-            if files.crc32(index) != identity:
-                raise Unusable(
-                    f"checkpoint {step} of {self._directory.path} cannot be used: {STATE}.index is not as it was "
-                    "written, its crc32 is another; name another"
+    def _open(self, manifest: Manifest) -> None:
+        """Takes up the run as it was at `manifest`, and warns of splits that are other data now."""
+        if not self._measuring.open(manifest):
+            return
+        for split, source in self._measuring.sources.items():
+            known = self._measuring.run.info.data.get(split)
+            if known is not None and known.get("fingerprint") != source.fingerprint:
+                self._warn(
+                    f"the split {split!r} is other data now ({source.fingerprint}) than in the run "
+                    f"({known.get('fingerprint')})"
                 )
-            run.load(step)
-        except (OSError, Unusable) as error:
-            if not self._is_there(step, identity):
-                raise Gone from error
-            raise Damaged(str(error)) from error
-        if not self._is_there(step, identity):
-            # Then what was read may be the beginning of another one.
-            raise Gone
-
-    def _is_there(self, step: int, identity: str) -> bool:
-        try:
-            manifest = Manifest.parse(self._directory.files.read(self._directory.manifest(step)))
-            return checkpoint_identity(manifest) == identity
-        except (OSError, BadManifest):
-            return False
-
-    def _measured(self, run: TrainedRun, manifest: Manifest, split: str) -> Record | None:
-        """The record of one evaluation with the weights that are loaded; None when it was interrupted."""
-        if self._interrupted():
-            return None
-        if split not in self._evaluators:
-            evaluator = Evaluator(
-                run.experiment,
-                run.model,
-                self._sources[split],
-                split=split,
-                seed=run.info.seed,
-                jit=run.info.jit == "chunk",
-            )
-            evaluator.build()
-            self._evaluators[split] = evaluator, Pace(_TICK)
-        evaluator, pace = self._evaluators[split]
-        measured = evaluator.run(pace, self._interrupted)
-        if measured is None:
-            return None
-        metrics, nonfinite = metrics_and_counts(*measured, run.experiment)
-        return Record(
-            kind="eval",
-            step=manifest.step,
-            examples=manifest.examples,
-            epoch=manifest.epoch,
-            split=split,
-            weights=run.weights,
-            metrics=metrics,
-            nonfinite=nonfinite,
-        )
 
 
 def _chosen(experiment: Experiment, asked: Sequence[str]) -> dict[str, Source]:

@@ -8,18 +8,18 @@ import fcntl
 import itertools
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from trainer.errors import EXIT_DONE
 from trainer.ledger.directory import RunDirectory
-from trainer.ledger.journal import read_journal, utc_now
+from trainer.ledger.journal import utc_now
 from trainer.ledger.log import last_step
+from trainer.views.lives import Life, read_lives, seconds_of
 
 RUNNING, KILLED = "running", "killed"
 
 _TAIL_BYTES = 1 << 16
-# The events whose step the attempt had reached itself; `quarantine`, `prune` and `fault` name the steps of others.
-_REACHED = frozenset({"save", "evaluate", "decide", "signal", "stop"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,12 +44,30 @@ class Attempt:
     seconds: float
     """From its first line in the journal to its last sign of life."""
     useful_seconds: float
-    """What of `seconds` made steps that count: not the start, no stall for a save, nothing that was lost."""
+    """What of `seconds` made steps that count: nothing but training, and nothing that was lost."""
+    signal: str | None = None
+    """The name of the signal that it obeyed, if it did."""
+    message: str | None = None
+    """What the error said."""
+    recover_s: float | None = None
+    """Seconds from the last sign of life of the attempt that was interrupted before it to its own first step beyond
+    those of that one; None where none was interrupted, and where it never came so far."""
+    times: Mapping[str, float] | None = None
+    """Where its time went, as far as it told: seconds of each part, and the `total`."""
+
+    @property
+    def cause(self) -> str | None:
+        """What ended it: the signal, or the error and what it said; None where it came to its end, or was killed."""
+        if self.fault:
+            return f"{self.fault}: {self.message}" if self.message else self.fault
+        return self.signal
 
     def to_json(self) -> dict[str, Any]:
         """What scripts are told of it."""
-        names = ("attempt", "reason", "exit_code", "from_step", "to_step", "steps_lost")
-        return {name: getattr(self, name) for name in names}
+        names = ("attempt", "reason", "exit_code", "from_step", "to_step", "steps_lost", "host", "cause")
+        value = {name: getattr(self, name) for name in names}
+        times = None if self.times is None else dict(self.times)
+        return {**value, "seconds": round(self.seconds, 6), "recover_s": self.recover_s, "times": times}
 
 
 def goodput(attempts: Sequence[Attempt]) -> float | None:
@@ -71,10 +89,10 @@ def read_attempts(
       latest: the step of the newest usable checkpoint.
       now: the wall clock, to which a running attempt is counted.
     """
-    lives = _read_lives(directory)
+    lives = read_lives(directory)
     running = _is_running(directory, lives)
     if lives and not lives[-1].stop and not running:
-        lives = _read_lives(directory)  # It may have come to its end between the two looks.
+        lives = read_lives(directory)  # It may have come to its end between the two looks.
     attempts: list[Attempt] = []
     # Backwards: what follows an attempt decides what of it counts. Where none follows, that is the newest checkpoint.
     counts_to = None if running else latest or 0
@@ -86,98 +104,58 @@ def read_attempts(
         if life.origin is not None:
             reached = max(itertools.chain([life.origin], life.steps, _last_steps(directory, logs)))
             lost = 0 if counts_to is None else max(0, reached - max(life.origin, counts_to))
-        seconds, useful = life.times(reached, counts_to, (now or utc_now()) if alive else None)
-        stop = life.stop or {}
+        began, ended = life.span(reached, (now or utc_now()) if alive else None)
+        stop, fault = life.stop, life.fault
         attempts.append(
             Attempt(
                 attempt=life.number,
                 host=life.host,
                 reason=stop.get("reason", RUNNING if alive else KILLED),
-                fault=life.fault if stop.get("exit_code") else None,
+                fault=fault.get("error"),
                 exit_code=stop.get("exit_code"),
                 from_step=life.origin,
                 to_step=reached,
                 steps_lost=lost,
-                seconds=seconds,
-                useful_seconds=useful,
+                seconds=ended - began,
+                useful_seconds=min(life.useful(reached, counts_to, ended, running=alive), ended - began),
+                signal=life.signal,
+                message=str(fault["message"]) if "message" in fault else None,
+                times=life.times,
             )
         )
         if life.origin is not None:
             counts_to = life.origin if counts_to is None else min(counts_to, life.origin)
             logs = []
         logs.append(os.path.join(directory.orphans_of(life.number), "metrics.jsonl"))
-    return attempts[::-1]
+    return _recovered(attempts[::-1], lives)
 
 
-class _Life:
-    """One attempt's lines of the journal.
-
-    Args:
-      number: the attempt's.
-      entries: its lines, the first of which began it.
-      rewound: the folders, within the run directory, into which its records went when the run was rewound.
-    """
-
-    def __init__(self, number: int, entries: Iterable[dict[str, Any]], rewound: Iterable[str]) -> None:
-        self.number = number
-        self.events = list(entries)
-        self.rewound = list(rewound)
-        self.host: str | None = self._first("start").get("host")
-        faults = (entry.get("error") for entry in self.events if entry["event"] == "fault")
-        self.fault: str | None = next(filter(None, faults), None)
-        self.stop = self._first("stop")
-        # The plan is noted when the checkpoint is restored: from here on it trains.
-        self.began = self._first("plan")
-        self.origin: int | None = self._first("resume").get("step", 0) if self.began else None
-        self.steps: dict[int, dict[str, Any]] = {
-            entry["step"]: entry for entry in self.events if entry["event"] in _REACHED and "step" in entry
-        }
-
-    def times(self, reached: int | None, counts_to: int | None, now: datetime.datetime | None) -> tuple[float, float]:
-        """Seconds in all, and those that made steps up to `counts_to` (None: all of them) on the way to `reached`."""
-        start, end = _seconds(self.events[0]), _seconds(self.events[-1])
-        if now is not None:
-            end = max(end, now.timestamp())
-        if self.origin is None or reached is None:
-            return max(0.0, end - start), 0.0
-        began = _seconds(self.began)
-        known = max(self.steps, default=self.origin)
-        if not self.stop and now is None and self.origin < known < reached:
-            # Killed after its last line: its records show how far it came, its pace how long that took.
-            there = _seconds(self.steps[known])
-            end = max(end, there + (there - began) * (reached - known) / (known - self.origin))
-        if counts_to is None or counts_to >= reached:
-            until = end
-        elif counts_to <= self.origin:
-            until = began
-        elif counts_to in self.steps:
-            until = _seconds(self.steps[counts_to])
-        else:
-            until = began + (end - began) * (counts_to - self.origin) / (reached - self.origin)
-        stalls = sum(
-            entry.get("stall_s", 0.0)
-            for entry in self.events
-            if entry["event"] == "save" and (counts_to is None or entry["step"] <= counts_to)
-        )
-        return max(0.0, end - start), min(max(0.0, until - began - stalls), max(0.0, end - start))
-
-    def _first(self, event: str) -> dict[str, Any]:
-        return next((entry for entry in self.events if entry["event"] == event), {})
+def _recovered(attempts: Sequence[Attempt], lives: Sequence[Life]) -> list[Attempt]:
+    """The attempts, each with how long it took to be beyond where the run had been interrupted."""
+    told: list[Attempt] = []
+    reached = 0
+    since: float | None = None
+    """When the run was interrupted, at `reached`; None while it has not been."""
+    for attempt, life in zip(attempts, lives, strict=True):
+        ended = seconds_of(life.events[0]) + attempt.seconds
+        if since is not None and attempt.to_step is not None:
+            known = {} if attempt.reason == RUNNING else {attempt.to_step: ended}
+            passed = life.passed(reached, known)
+            if passed is None:
+                reached = max(reached, attempt.to_step)
+            else:
+                attempt = dataclasses.replace(attempt, recover_s=round(max(0.0, passed - since), 3))
+                since = None
+        told.append(attempt)
+        if life.rewound or attempt.exit_code == EXIT_DONE:
+            # What comes next was decided by someone, and is no recovery.
+            since = None
+        elif since is None and attempt.to_step is not None:
+            since, reached = ended, attempt.to_step
+    return told
 
 
-def _read_lives(directory: RunDirectory) -> list[_Life]:
-    lives: dict[int, list[dict[str, Any]]] = {}
-    rewound: dict[int, list[str]] = {}
-    for entry in read_journal(directory):
-        if entry["event"] == "rewind":
-            # It bears the number of the attempt before it, and is no part of that one's life.
-            rewound.setdefault(entry["attempt"], []).append(entry["orphans"])
-        else:
-            lives.setdefault(entry["attempt"], []).append(entry)
-    return [_Life(number, lives[number], rewound.get(number, ())) for number in sorted(lives)]
-
-
-def _is_running(directory: RunDirectory, lives: Sequence[_Life]) -> bool:
+def _is_running(directory: RunDirectory, lives: Sequence[Life]) -> bool:
     """Whether the last attempt is alive: it has not said that it stopped, and the lock is held since before it."""
     if not lives or lives[-1].stop:
         return False
@@ -216,7 +194,3 @@ def _last_steps(directory: RunDirectory, logs: Iterable[str]) -> Iterable[int]:
             continue
         if step is not None:
             yield step
-
-
-def _seconds(entry: dict[str, Any]) -> float:
-    return datetime.datetime.fromisoformat(entry["time"].replace("Z", "+00:00")).timestamp()

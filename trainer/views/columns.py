@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from rich.cells import cell_len
-from rich.text import Text
+from rich.text import Span, Text
 
 HEADING: Final = "dim"
 _GAP: Final = 2
@@ -30,11 +30,11 @@ class Column:
         return f"{self.group}/{self.name}" if self.group else self.name
 
     def natural(self) -> int:
-        return max(cell_len(self.name), *(cell_len(" ".join(cell)) for cell in self.cells))
+        return max(_cells(self.name), *(_cells(" ".join(cell)) for cell in self.cells))
 
     def least(self) -> int:
-        words = (cell_len(word) for cell in self.cells for word in cell)
-        return max(cell_len(self.name), *words) if self.wraps else self.natural()
+        words = (_cells(word) for cell in self.cells for word in cell)
+        return max(_cells(self.name), *words) if self.wraps else self.natural()
 
 
 def table(
@@ -91,7 +91,7 @@ def _groups(columns: Sequence[Column], widths: Sequence[int]) -> list[tuple[int,
         if column.group:
             ends[column.group] = (ends.get(column.group, (index, index))[0], index)
     return [
-        (first, last, max(0, cell_len(group) - sum(widths[first : last + 1]) - _GAP * (last - first)))
+        (first, last, max(0, _cells(group) - sum(widths[first : last + 1]) - _GAP * (last - first)))
         for group, (first, last) in ends.items()
     ]
 
@@ -102,10 +102,10 @@ def _headings(columns: Sequence[Column], widths: Sequence[int], rule: str) -> li
     for first, last, _ in _groups(columns, widths):
         start = sum(widths[:first]) + _GAP * first
         label = columns[first].group
-        rest = sum(widths[first : last + 1]) + _GAP * (last - first) - cell_len(label) - 1
-        line += " " * (start - cell_len(line)) + label + (f" {rule * rest}" if rest > 0 else "")
+        rest = sum(widths[first : last + 1]) + _GAP * (last - first) - _cells(label) - 1
+        line += " " * (start - _cells(line)) + label + (f" {rule * rest}" if rest > 0 else "")
     names = [
-        column.name + " " * (width - cell_len(column.name)) if column.left else column.name.rjust(width)
+        column.name + " " * (width - _cells(column.name)) if column.left else column.name.rjust(width)
         for column, width in zip(columns, widths, strict=True)
     ]
     return [Text(text.rstrip(), HEADING) for text in (line, (" " * _GAP).join(names)) if text]
@@ -123,16 +123,19 @@ def _body(
             continue
         cells = [_broken(column, column.cells[index], width) for column, width in zip(columns, widths, strict=True)]
         for level in range(max(map(len, cells))):
-            line, padding = Text(), 0
+            # A string and its spans, not one `Text` of many: those of a thousand rows take their time.
+            line, spans, padding = "", [], 0
             for column, width, cell in zip(columns, widths, cells, strict=True):
                 words = cell[level] if level < len(cell) else []
-                space = width - cell_len(" ".join(words))
-                line.append(" " * (padding if column.left else padding + space))
+                space = width - _cells(" ".join(words))
+                line += " " * (padding if column.left else padding + space)
                 for position, word in enumerate(words):
-                    line.append(f" {word}" if position else word, styles.get(word.rstrip(",")))
+                    start = len(line)
+                    line += f" {word}" if position else word
+                    if style := styles.get(word.rstrip(",")):
+                        spans.append(Span(start, len(line), style))
                 padding = _GAP + (space if column.left else 0)
-            line.rstrip()
-            lines.append(line)
+            lines.append(Text(line.rstrip(), spans=spans))
     return lines
 
 
@@ -140,7 +143,13 @@ def _broken(column: Column, words: Sequence[str], width: int) -> list[list[str]]
     """The words of a cell in as many lines as they need."""
     lines: list[list[str]] = [[]]
     for word in words:
-        if column.wraps and lines[-1] and cell_len(" ".join([*lines[-1], word])) > width:
+        if column.wraps and lines[-1] and _cells(" ".join([*lines[-1], word])) > width:
             lines.append([])
         lines[-1].append(word)
     return lines
+
+
+def _cells(text: str) -> int:
+    """How wide `text` is on a terminal."""
+    # Most cells are plain, and of many rows there are very many.
+    return len(text) if text.isascii() else cell_len(text)

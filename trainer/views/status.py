@@ -17,6 +17,7 @@ from trainer.ledger.manifest import BadManifest, Manifest, eval_relation
 from trainer.ledger.run_info import RunInfo
 from trainer.ledger.segments import read_segments
 from trainer.views.attempts import Attempt, goodput, read_attempts
+from trainer.views.times import sum_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +72,11 @@ class Status:
     evaluations: Mapping[str, int]
     """How many were made later: `lines`, of these `gone`, of no checkpoint that is there, and those on `other_data`."""
 
+    @property
+    def times(self) -> dict[str, float] | None:
+        """Where the time of all attempts went, of those that told; None where none did."""
+        return sum_of(attempt.times for attempt in self.attempts)
+
     def to_json(self) -> dict[str, Any]:
         """The object that `--json` prints."""
         return {
@@ -82,6 +88,7 @@ class Status:
             "checkpoints": [row.to_json() for row in self.checkpoints],
             "evaluations": dict(self.evaluations),
             "best_by": [dict(best) for best in self.best_by],
+            "times": self.times,
         }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TextIO
 
@@ -13,6 +14,7 @@ from trainer.views import formatting
 from trainer.views.attempts import KILLED, RUNNING, Attempt, goodput
 from trainer.views.columns import HEADING, Column, table
 from trainer.views.status import Status, window_of
+from trainer.views.times import in_words
 
 _NONE: Final = "-"
 _STYLES: Final = {
@@ -24,6 +26,10 @@ _STYLES: Final = {
     KILLED: "bold red",
     _NONE: "dim",
 }
+_KEPT_FOR: Final = {"every": "for good", "resumed": "resumed from"}
+"""What people are told of a reason to keep a checkpoint, where that is more than its name."""
+_FOLDED = 3
+"""Where attempts are folded, so many in a row that ended alike become one line."""
 
 
 def print_status(status: Status, stream: TextIO) -> None:
@@ -51,14 +57,18 @@ def status_text(status: Status, *, width: int | None = None, rule: str = "─") 
     lines = [Text("no checkpoint yet")]
     if status.checkpoints:
         damaged = {index: row.damage for index, row in enumerate(status.checkpoints) if row.damage is not None}
-        lines = table(_checkpoint_columns(status), width=width, rule=rule, styles=_STYLES, damaged=damaged)
+        lines = table(checkpoint_columns(status), width=width, rule=rule, styles=_STYLES, damaged=damaged)
     lines += [Text(), *_facts(status)]
     if status.attempts:
-        lines += [Text(), *table(_attempt_columns(status.attempts), width=width, rule=rule, styles=_STYLES, damaged={})]
+        columns = attempt_columns(status.attempts, folded=width is not None)
+        lines += [Text(), *table(columns, width=width, rule=rule, styles=_STYLES, damaged={})]
+        if len(columns[0].cells) < len(status.attempts):
+            lines.append(Text("attempts in a row that ended alike are one line: add | cat for each", HEADING))
     return Text("\n", end="").join([*lines, Text()])
 
 
-def _checkpoint_columns(status: Status) -> list[Column]:
+def checkpoint_columns(status: Status) -> list[Column]:
+    """The columns of the checkpoints, one row each, oldest first."""
     manifests = [row.manifest for row in status.checkpoints]
 
     def cells(words: Callable[[Manifest], Sequence[str] | None]) -> list[Sequence[str]]:
@@ -70,7 +80,7 @@ def _checkpoint_columns(status: Status) -> list[Column]:
         Column("examples", cells(lambda manifest: [str(manifest.examples)]), rank=90),
         Column("epoch", cells(lambda manifest: _decimal(manifest.epoch)), rank=50),
         Column("reasons", cells(_reasons), left=True, wraps=True),
-        Column("kept by", [_listed(row.kept_by) or [_NONE] for row in status.checkpoints], "", 40, True, True),
+        Column("kept for", [_kept_for(row.kept_by) for row in status.checkpoints], "", 12, True, True),
         Column("window", cells(_window_text), "train", 30, left=True),
         Column("lag", cells(lambda manifest: [str(manifest.train["lag"])] if manifest.train else None), "train", 10),
     ]
@@ -123,20 +133,44 @@ def _later_columns(status: Status) -> list[Column]:
     return columns
 
 
-def _attempt_columns(attempts: Sequence[Attempt]) -> list[Column]:
-    def cells(words: Callable[[Attempt], object]) -> list[Sequence[str]]:
-        return [[_NONE if (value := words(attempt)) is None else str(value)] for attempt in attempts]
+def attempt_columns(attempts: Sequence[Attempt], *, folded: bool = False) -> list[Column]:
+    """The columns of the attempts; `folded` puts those in a row that ended alike into one line, but for the last."""
+    rows = _folded(attempts) if folded else [[attempt] for attempt in attempts]
+
+    def cells(words: Callable[[Sequence[Attempt]], object]) -> list[Sequence[str]]:
+        return [[_NONE if (value := words(row)) is None else str(value)] for row in rows]
+
+    def same(value: Callable[[Attempt], object], many: str = _NONE) -> list[Sequence[str]]:
+        found = [{value(attempt) for attempt in row} for row in rows]
+        return [[many.format(len(values)) if len(values) > 1 else str(*(values - {None}) or _NONE)] for values in found]
 
     return [
-        Column("attempt", cells(lambda attempt: attempt.attempt)),
-        Column("host", cells(lambda attempt: attempt.host), rank=20, left=True),
-        Column("from step", cells(lambda attempt: attempt.from_step)),
-        Column("to step", cells(lambda attempt: attempt.to_step)),
-        Column("steps lost", cells(lambda attempt: attempt.steps_lost)),
-        Column("took", cells(lambda attempt: formatting.duration(attempt.seconds)), rank=30),
-        Column("end", [[_ending(attempt)] for attempt in attempts], left=True),
-        Column("exit code", cells(lambda attempt: attempt.exit_code), rank=10),
+        Column("attempt", cells(lambda row: "–".join(str(row[end].attempt) for end in sorted({0, len(row) - 1})))),
+        Column("host", same(lambda attempt: attempt.host, "{} hosts"), rank=20, left=True),
+        Column("from", cells(lambda row: row[0].from_step), "step"),
+        Column("to", cells(lambda row: row[-1].to_step), "step"),
+        Column("lost", cells(lambda row: sum(attempt.steps_lost for attempt in row)), "step"),
+        Column("took", cells(lambda row: formatting.duration(sum(attempt.seconds for attempt in row))), rank=15),
+        Column("to recover", cells(_recovery), rank=10),
+        Column("end", [[_ending(row[0])] for row in rows], left=True),
+        Column("exit", same(lambda attempt: attempt.exit_code), rank=30),
     ]
+
+
+def _folded(attempts: Sequence[Attempt]) -> list[Sequence[Attempt]]:
+    rows: list[Sequence[Attempt]] = []
+    for _, group in itertools.groupby(attempts[:-1], _ending):
+        alike = list(group)
+        rows += [alike] if len(alike) >= _FOLDED else [[attempt] for attempt in alike]
+    return [*rows, attempts[-1:]]
+
+
+def _recovery(attempts: Sequence[Attempt]) -> str | None:
+    """How long it took to recover: of one attempt, or the mean of several."""
+    known = [attempt.recover_s for attempt in attempts if attempt.recover_s is not None]
+    if not known:
+        return None
+    return f"{'Ø ' * (len(attempts) > 1)}{formatting.duration(sum(known) / len(known))}"
 
 
 def _facts(status: Status) -> list[Text]:
@@ -155,9 +189,24 @@ def _facts(status: Status) -> list[Text]:
     facts.append(("run", "  ".join(f"{word}{value}" for word, value in known if value is not None) or _NONE))
     if run.get("clock_in_log"):
         facts.append(("", "clock_in_log: the metric log depends on a clock"))
-    share = goodput(status.attempts)
-    facts.append(("goodput", "not known" if share is None else f"{share:.1%} of the time made steps that count"))
+    facts.append(("goodput", _goodput_text(status.attempts)))
+    if status.times is not None:
+        facts.append(("time", in_words(status.times)))
     return [Text.assemble((f"{label:<9}", HEADING), text) for label, text in facts]
+
+
+def _goodput_text(attempts: Sequence[Attempt]) -> str:
+    share = goodput(attempts)
+    if share is None:
+        return "not known"
+    told = f"{share:.1%} of the time made steps that count"
+    if lost := sum(attempt.steps_lost for attempt in attempts):
+        told += f"; {lost} step{'s' * (lost > 1)} lost"
+    known = [attempt.recover_s for attempt in attempts if attempt.recover_s is not None]
+    if known:
+        mean, longest = (formatting.duration(value) for value in (sum(known) / len(known), max(known)))
+        told += f"; {mean} to recover" if mean == longest else f"; {mean} to recover in the mean, {longest} at most"
+    return told
 
 
 def _told_of(*, lines: int, gone: int, other_data: int) -> str:
@@ -178,6 +227,10 @@ def _listed(words: Sequence[str]) -> list[str]:
     return [*(f"{word}," for word in words[:-1]), *words[-1:]]
 
 
+def _kept_for(reasons: Sequence[str]) -> list[str]:
+    return _listed([_KEPT_FOR.get(reason, reason) for reason in reasons]) or [_NONE]
+
+
 def _window_text(manifest: Manifest) -> list[str] | None:
     return ["({}, {}]".format(*window_of(manifest))] if manifest.train else None
 
@@ -187,4 +240,5 @@ def _decimal(value: float | None) -> list[str] | None:
 
 
 def _ending(attempt: Attempt) -> str:
-    return f"{attempt.reason} ({attempt.fault})" if attempt.fault else attempt.reason
+    why = attempt.fault or attempt.signal
+    return f"{attempt.reason} ({why})" if why else attempt.reason

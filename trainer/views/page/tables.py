@@ -10,7 +10,7 @@ from trainer.views.attempts import goodput
 from trainer.views.columns import Column
 from trainer.views.page.history import History
 from trainer.views.page.markup import table
-from trainer.views.table import _attempt_columns, _checkpoint_columns
+from trainer.views.table import attempt_columns, checkpoint_columns
 from trainer.views.times import in_words
 from trainer.views.waterfall import labels, terms_of
 
@@ -21,12 +21,12 @@ def checkpoint_table(history: History) -> str:
     """Every checkpoint with the records that belong to it, as `trainer.status` shows them."""
     rows = history.status.checkpoints
     damaged = {index: row.damage for index, row in enumerate(rows) if row.damage is not None}
-    return table(_checkpoint_columns(history.status), "Checkpoints that are there", damaged=damaged)
+    return table(checkpoint_columns(history.status), "Checkpoints that are there", damaged=damaged)
 
 
 def attempt_table(history: History) -> str:
     """Every attempt: the steps that it made, how it ended, and what was lost."""
-    return table(_attempt_columns(history.status.attempts), "Attempts")
+    return table(attempt_columns(history.status.attempts), "Attempts")
 
 
 def term_table(explanation: Mapping[str, Any]) -> str:

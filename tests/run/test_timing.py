@@ -1,0 +1,130 @@
+"""The clock of an attempt: each moment belongs to one part, and none is counted twice."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trainer.ledger.journal import DATA_WAIT, EVALUATE, LOG, PARTS, RESTORE, SAVE, START, STEP, TOTAL
+from trainer.run.timing import Times
+
+
+class Clock:
+    """Stands still until it is set."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def times(clock: Clock) -> Times:
+    return Times(clock)
+
+
+def spend(times: Times, clock: Clock, part: str, seconds: float) -> None:
+    with times(part):
+        clock.now += seconds
+
+
+def test_before_the_first_steps_what_belongs_to_no_part_is_the_start(times: Times, clock: Clock) -> None:
+    clock.now += 3
+    spend(times, clock, RESTORE, 2)
+    clock.now += 1
+    told = times.to_json()
+    assert (told[START], told[RESTORE], told[TOTAL]) == (4, 2, 6)
+
+
+def test_the_first_chunk_in_which_the_program_is_compiled_belongs_to_the_start(times: Times, clock: Clock) -> None:
+    spend(times, clock, STEP, 7)
+    times.trained(waited=5)
+    spend(times, clock, STEP, 2)
+    times.trained(waited=0.5)
+    told = times.to_json()
+    assert (told[START], told[STEP], told[DATA_WAIT]) == (7, 1.5, 0.5)
+
+
+def test_after_the_first_steps_what_belongs_to_no_part_is_in_the_total_alone(times: Times, clock: Clock) -> None:
+    times.trained(waited=0)
+    clock.now += 4
+    told = times.to_json()
+    assert told == {**dict.fromkeys(PARTS, 0), TOTAL: 4}
+
+
+def test_what_is_within_another_part_is_charged_to_the_inner_one(times: Times, clock: Clock) -> None:
+    times.trained(waited=0)
+    with times(SAVE):
+        clock.now += 1
+        spend(times, clock, LOG, 2)
+        clock.now += 4
+    told = times.to_json()
+    assert (told[SAVE], told[LOG], told[TOTAL]) == (5, 2, 7)
+
+
+def test_a_part_that_raises_is_charged_and_over(times: Times, clock: Clock) -> None:
+    times.trained(waited=0)
+
+    def fail() -> None:
+        with times(EVALUATE):
+            clock.now += 1
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    clock.now += 2
+    told = times.to_json()
+    assert (told[EVALUATE], told[TOTAL]) == (1, 3)
+
+
+def test_it_can_be_asked_in_the_middle_of_a_part(times: Times, clock: Clock) -> None:
+    with times(SAVE):
+        clock.now += 1
+        assert times.to_json()[SAVE] == 1
+        clock.now += 1
+    assert times.to_json()[SAVE] == 2
+
+
+def test_they_are_to_be_told_after_the_first_chunk_and_then_once_a_minute(times: Times, clock: Clock) -> None:
+    assert times.trained(waited=0)
+    times.to_json()
+    clock.now += 59
+    assert not times.trained(waited=0)
+    clock.now += 1
+    assert times.trained(waited=0)
+    times.to_json()
+    clock.now += 1
+    assert not times.trained(waited=0)
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([None, *PARTS]), st.integers(0, 50), st.sampled_from([None, *PARTS]), st.booleans())
+    )
+)
+def test_the_parts_are_never_more_than_the_total_and_the_total_is_all_of_the_time(
+    course: list[tuple[str | None, int, str | None, bool]],
+) -> None:
+    clock = Clock()
+    times = Times(clock)
+    for outer, seconds, inner, trained in course:
+        if outer is None:
+            clock.now += seconds
+        else:
+            with times(outer):
+                clock.now += seconds
+                if inner is not None:
+                    spend(times, clock, inner, seconds)
+        if trained:
+            times.trained(waited=0)
+    told = times.to_json()
+    assert list(told) == [*PARTS, TOTAL]
+    assert told[TOTAL] == clock.now - 100
+    assert sum(told[part] for part in PARTS) <= told[TOTAL]
