@@ -19,7 +19,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
 
 @pytest.fixture
-def train(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., RunDirectory]:
+def trained(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., RunDirectory]:
     """Trains an experiment in a folder of the test, with a signal while the step `stop_at` runs, if one is named."""
 
     def run(experiment: trainer.Experiment, *, stop_at: int | None = None, **options: Any) -> RunDirectory:

@@ -63,10 +63,10 @@ class ByHand:
 
 
 @pytest.fixture
-def by_hand(train: Train) -> tuple[RunDirectory, ByHand]:
+def by_hand(trained: Train) -> tuple[RunDirectory, ByHand]:
     """A run without dropout that keeps every checkpoint, and what its terms are by hand."""
     experiment = planes.Noisy(dropout=0.0)
-    directory = train(experiment, train_for=16, save_every=1, eval_every=4)
+    directory = trained(experiment, train_for=16, save_every=1, eval_every=4)
     weights = {}
     for step in range(1, 17):
         reader = tf.train.load_checkpoint(directory.state_prefix(step))
@@ -124,9 +124,9 @@ def test_each_term_is_what_numpy_makes_of_the_saved_weights(by_hand: tuple[RunDi
     ids=["ema, accumulate, compiled", "short, weighted, flush", "stream", "counted", "own step", "no split"],
 )
 def test_the_logged_value_comes_out_again_to_the_last_bit_and_all_adds_up(
-    train: Train, experiment: planes.Noisy, options: dict[str, Any], without: list[str]
+    trained: Train, experiment: planes.Noisy, options: dict[str, Any], without: list[str]
 ) -> None:
-    directory = train(experiment, train_for=22, eval_every=11, **options)
+    directory = trained(experiment, train_for=22, eval_every=11, **options)
     explanation = explained(directory)
     record = next(r for r in reversed(read_records(directory)) if r.window == explanation.window)
     assert explanation.terms[0].value == record.metrics["loss"]
@@ -139,8 +139,8 @@ def test_the_logged_value_comes_out_again_to_the_last_bit_and_all_adds_up(
         assert explanation.weights == ("ema" if "ema" in options else "raw")
 
 
-def test_every_metric_of_a_record_can_be_explained_one_made_of_means_too(train: Train) -> None:
-    directory = train(planes.Noisy(), train_for=16)
+def test_every_metric_of_a_record_can_be_explained_one_made_of_means_too(trained: Train) -> None:
+    directory = trained(planes.Noisy(), train_for=16)
     root, loss = explained(directory, metric="root"), explained(directory)
     squares = {name: value**2 for name, value in values(root).items()}
     assert squares == pytest.approx(values(loss), rel=1e-6)
@@ -154,8 +154,8 @@ def test_every_metric_of_a_record_can_be_explained_one_made_of_means_too(train: 
         explained(directory, 7)
 
 
-def test_without_a_checkpoint_before_the_window_the_log_has_the_last_word(train: Train) -> None:
-    directory = train(planes.Noisy(), train_for=16)
+def test_without_a_checkpoint_before_the_window_the_log_has_the_last_word(trained: Train) -> None:
+    directory = trained(planes.Noisy(), train_for=16)
     for step in directory.committed_steps():
         if step < 16:
             shutil.rmtree(directory.checkpoint(step))
@@ -170,9 +170,9 @@ def test_without_a_checkpoint_before_the_window_the_log_has_the_last_word(train:
     assert values(again)["motion"] == values(explanation)["motion"]
 
 
-def test_changed_flags_inside_the_window_are_told_and_before_it_no_matter(train: Train) -> None:
-    train(planes.Noisy(), train_for=26, log_every=10, stop_at=12)
-    directory = train(planes.Noisy(learning_rate=0.2), train_for=26, log_every=7)
+def test_changed_flags_inside_the_window_are_told_and_before_it_no_matter(trained: Train) -> None:
+    trained(planes.Noisy(), train_for=26, log_every=10, stop_at=12)
+    directory = trained(planes.Noisy(learning_rate=0.2), train_for=26, log_every=7)
     after = explained(directory, 26)
     assert (after.window, after.reproduced) == ((21, 26), True)
     inside = explained(directory, 16)
@@ -181,8 +181,8 @@ def test_changed_flags_inside_the_window_are_told_and_before_it_no_matter(train:
     assert "the flags were changed at step 12, inside the window" in inside.notes[0]
 
 
-def test_data_that_was_changed_leaves_what_can_still_be_said(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
-    directory = train(planes.Noisy(), train_for=16)
+def test_data_that_was_changed_leaves_what_can_still_be_said(trained: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = trained(planes.Noisy(), train_for=16)
     arrays = planes.Noisy.arrays
     monkeypatch.setattr(planes.Noisy, "arrays", lambda self, seed=3, examples=None: arrays(self, seed + 1, examples))
     explanation = explained(directory)
@@ -206,8 +206,8 @@ def _keras_run(path: Path) -> RunDirectory:
     return RunDirectory(path / "run")
 
 
-def test_a_checkpoint_before_the_first_record_and_one_that_is_not_finite_are_told(train: Train) -> None:
-    directory = train(planes.Noisy(), train_for=16, save_every=2, log_every=5)
+def test_a_checkpoint_before_the_first_record_and_one_that_is_not_finite_are_told(trained: Train) -> None:
+    directory = trained(planes.Noisy(), train_for=16, save_every=2, log_every=5)
     with pytest.raises(Unusable, match=r"checkpoint 2 of .* was saved before the first train record"):
         explained(directory, 2)
     log = Path(directory.metrics)
@@ -216,8 +216,8 @@ def test_a_checkpoint_before_the_first_record_and_one_that_is_not_finite_are_tol
         explained(directory, 6)
 
 
-def test_an_interrupted_explanation_says_so(train: Train) -> None:
-    directory = train(planes.Noisy(), train_for=16)
+def test_an_interrupted_explanation_says_so(trained: Train) -> None:
+    directory = trained(planes.Noisy(), train_for=16)
     question = ask(directory, step=None, metric="loss", split=None, from_start=True)
     calls: Iterator[int] = iter(range(100))
     with pytest.raises(Interrupted):

@@ -59,11 +59,11 @@ def failures(stretches: list[Stretch]) -> list[str]:
     ids=["plain", "flush, ema", "stream, align, decisions", "counted, clocks", "own step, flush, decisions"],
 )
 def test_a_run_that_was_stopped_inside_a_window_comes_out_again(
-    train: Train, experiment: planes.Noisy, options: dict[str, Any]
+    trained: Train, experiment: planes.Noisy, options: dict[str, Any]
 ) -> None:
     options = {"train_for": 24, **options}
-    train(experiment, stop_at=11, **options)
-    directory = train(experiment, **options)
+    trained(experiment, stop_at=11, **options)
+    directory = trained(experiment, **options)
     stretches = replayed(directory)
     assert failures(stretches) == []
     # Each record once, and both kinds of saves.
@@ -72,10 +72,10 @@ def test_a_run_that_was_stopped_inside_a_window_comes_out_again(
     assert all(stretch.tensors > 8 for stretch in stretches)
 
 
-def test_a_stretch_over_changed_flags_and_parameters_is_trained_leg_by_leg(train: Train) -> None:
-    train(planes.Noisy(), train_for=10)
-    train(planes.Noisy(), train_for=18, log_every=4, reconcile="flush")
-    directory = train(planes.Noisy(learning_rate=0.2), train_for=26, log_every=4, eval_every=9)
+def test_a_stretch_over_changed_flags_and_parameters_is_trained_leg_by_leg(trained: Train) -> None:
+    trained(planes.Noisy(), train_for=10)
+    trained(planes.Noisy(), train_for=18, log_every=4, reconcile="flush")
+    directory = trained(planes.Noisy(learning_rate=0.2), train_for=26, log_every=4, eval_every=9)
     for step in directory.committed_steps():
         if 8 < step < 24:
             shutil.rmtree(directory.checkpoint(step))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,8 +33,6 @@ def tensors_to_write(checkpoint: tf.train.Checkpoint) -> dict[str, tf.Tensor]:
       tf.errors.OpError: a part of it refuses to be saved.
     """
     lister = _Lister()
-    try:
+    with contextlib.suppress(_Listed):
         checkpoint.write("ram://nothing/state", tf.train.CheckpointOptions(experimental_sharding_callback=lister))
-    except _Listed:
-        pass
     return lister.tensors

@@ -81,7 +81,12 @@ def explain(
         notes.append(f"the window was not trained again, and the logged value is that of the log: {error}")
     try:
         tensors.restore(parts.state.checkpoint(), question.directory.state_prefix(step), step=step)
-    except Damaged as error:
+    except (Damaged, Unusable) as error:
+        if not question.directory.files.exists(question.directory.manifest(step)):
+            raise Unusable(
+                f"checkpoint {step} of {question.directory.path} was deleted meanwhile, as a newer one is there; run the "
+                "same command again, or name one that is kept"
+            ) from error
         raise Unusable(f"checkpoint {step} of {question.directory.path} cannot be used: {error}") from error
     parts.state.restored()
 
