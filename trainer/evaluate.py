@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -12,7 +11,7 @@ from absl import flags
 
 from trainer.command import new_flags, parse, run_command
 from trainer.errors import EXIT_DONE, ConfigError, Unusable, Unwritable
-from trainer.process.quiet import only_errors, quiet_start
+from trainer.process.quiet import start_beside_a_trainer
 from trainer.process.signals import stop_requests
 from trainer.views.formatting import print_json, print_line
 
@@ -129,15 +128,7 @@ def _rounds(
 
     # Not the folder: the trainer holds that.
     with locked(f"{directory.evaluations}.lock", folder=False) as lock:
-        with quiet_start():
-            import tensorflow as tf
-
-            for device in tf.config.list_physical_devices("GPU"):
-                # A trainer on the same one is not to be short of it.
-                tf.config.experimental.set_memory_growth(device, True)
-            only_errors()
-        # What was imported stays: the collector would look through all of it again and again while a step is traced.
-        gc.freeze()
+        start_beside_a_trainer()
         from trainer.trained.later import LaterEvaluation
         from trainer.trained.rounds import Rounds
 

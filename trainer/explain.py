@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import sys
@@ -13,7 +12,7 @@ from absl import flags
 
 from trainer.command import new_flags, parse, run_command
 from trainer.errors import EXIT_DONE, Unwritable
-from trainer.process.quiet import only_errors, quiet_start
+from trainer.process.quiet import start_beside_a_trainer
 from trainer.process.signals import stop_requests
 from trainer.views.formatting import print_json, print_line
 
@@ -98,15 +97,7 @@ def _explain(
     """The explanation; None when it was interrupted."""
     from trainer.storage.files import reading
 
-    with quiet_start():
-        import tensorflow as tf
-
-        for device in tf.config.list_physical_devices("GPU"):
-            # A trainer on the same one is not to be short of it.
-            tf.config.experimental.set_memory_growth(device, True)
-        only_errors()
-    # What was imported stays: the collector would look through all of it again and again while a step is traced.
-    gc.freeze()
+    start_beside_a_trainer()
     from trainer.proof.explain import explain
     from trainer.proof.question import ask
     from trainer.proof.retrace import Interrupted

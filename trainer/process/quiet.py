@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import sys
 import tempfile
@@ -45,3 +46,16 @@ def quiet_start() -> Iterator[None]:
         finally:
             os.dup2(stderr, 2)
             os.close(stderr)
+
+
+def start_beside_a_trainer() -> None:
+    """Imports TensorFlow, quietly, for a command that may run beside a trainer on the same machine."""
+    with quiet_start():
+        import tensorflow as tf
+
+        for device in tf.config.list_physical_devices("GPU"):
+            # A trainer on the same one is not to be short of it.
+            tf.config.experimental.set_memory_growth(device, True)
+        only_errors()
+    # What was imported stays: the collector would look through all of it again and again while a step is traced.
+    gc.freeze()

@@ -84,8 +84,8 @@ def explain(
     except (Damaged, Unusable) as error:
         if not question.directory.files.exists(question.directory.manifest(step)):
             raise Unusable(
-                f"checkpoint {step} of {question.directory.path} was deleted meanwhile, as a newer one is there; run the "
-                "same command again, or name one that is kept"
+                f"checkpoint {step} of {question.directory.path} was deleted meanwhile, as there are newer ones; "
+                "run the same command again, or name one that is kept"
             ) from error
         raise Unusable(f"checkpoint {step} of {question.directory.path} cannot be used: {error}") from error
     parts.state.restored()
