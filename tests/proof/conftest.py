@@ -3,53 +3,45 @@
 from __future__ import annotations
 
 import pathlib
-import signal
+import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
 
 import trainer
 from trainer.ledger.directory import RunDirectory
-from trainer.process.signals import StopRequest
-from trainer.run.program import Advance, Program
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
+import planes  # They lie beside.
+from audited import train
+
+OPTIONS: Mapping[str, Any] = {"log_every": 5, "save_every": 8, "eval_every": 6, "keep_last": 99}
+
 
 @pytest.fixture
-def trained(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., RunDirectory]:
-    """Trains an experiment in a folder of the test, with a signal while the step `stop_at` runs, if one is named."""
+def trained(tmp_path: pathlib.Path) -> Callable[..., RunDirectory]:
+    """Trains an experiment in a folder of the test, with a signal in the step `stop`, if one is named."""
 
-    def run(experiment: trainer.Experiment, *, stop_at: int | None = None, **options: Any) -> RunDirectory:
-        options = {
-            "log_every": 5,
-            "save_every": 8,
-            "eval_every": 6,
-            "keep_last": 99,
-            "progress": "never",
-            "jit": "none",
-            **options,
-        }
-        with monkeypatch.context() as patch:
-            if stop_at is not None:
-                options |= _stopping(patch, stop_at)
-            trainer.Trainer(experiment, run_dir=str(tmp_path / "run"), **options).run()
+    def run(experiment: trainer.Experiment, *, stop: int | None = None, **options: Any) -> RunDirectory:
+        train(tmp_path / "run", experiment, stop=stop, **{**OPTIONS, **options})
         return RunDirectory(tmp_path / "run")
 
     return run
 
 
-def _stopping(patch: pytest.MonkeyPatch, step: int) -> dict[str, Any]:
-    """Has a signal arrive while `step` runs; returns the options that make it so."""
-    request, once = StopRequest(), Program.run
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A finished run of 24 steps with a checkpoint at 6, 8, 12, 16, 18 and 24, to be copied."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    train(folder, planes.Noisy(), train_for=24, **OPTIONS)
+    return folder
 
-    def run(program: Program, until: int, closes: list[int]) -> Advance:
-        advance = once(program, until, closes)
-        if until >= step and not request:
-            request.note(signal.SIGTERM, None)
-        return advance
 
-    patch.setattr(Program, "run", run)
-    return {"stop_request": request, "tick": "0.000001s"}
+@pytest.fixture
+def copy(finished: pathlib.Path, tmp_path: pathlib.Path) -> RunDirectory:
+    """The same run, to be forged."""
+    shutil.copytree(finished, tmp_path / "run")
+    return RunDirectory(tmp_path / "run")

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
-from audited import checkpoints, flip, forge_manifest, forge_records, train
+from audited import train
+from forge import checkpoints, flip, forge_manifest, forge_records
 
 from trainer.errors import Unusable
 from trainer.ledger.directory import RunDirectory

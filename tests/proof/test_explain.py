@@ -171,7 +171,7 @@ def test_without_a_checkpoint_before_the_window_the_log_has_the_last_word(traine
 
 
 def test_changed_flags_inside_the_window_are_told_and_before_it_no_matter(trained: Train) -> None:
-    trained(planes.Noisy(), train_for=26, log_every=10, stop_at=12)
+    trained(planes.Noisy(), train_for=26, log_every=10, stop=12)
     directory = trained(planes.Noisy(learning_rate=0.2), train_for=26, log_every=7)
     after = explained(directory, 26)
     assert (after.window, after.reproduced) == ((21, 26), True)

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import json
+import pathlib
 import shutil
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import planes
 import pytest
-from forge import edit_log, edit_manifest, edit_tensor
+from forge import forge_manifest, forge_records, forge_tensor
 
 from trainer.ledger.directory import RunDirectory
 from trainer.ledger.manifest import load_manifests
+from trainer.ledger.record import Record
 from trainer.ledger.run_info import RunInfo
 from trainer.proof import reopen
 from trainer.proof.replay import Replay, Stretch
@@ -62,12 +62,12 @@ def test_a_run_that_was_stopped_inside_a_window_comes_out_again(
     trained: Train, experiment: planes.Noisy, options: dict[str, Any]
 ) -> None:
     options = {"train_for": 24, **options}
-    trained(experiment, stop_at=11, **options)
+    trained(experiment, stop=11, **options)
     directory = trained(experiment, **options)
     stretches = replayed(directory)
     assert failures(stretches) == []
     # Each record once, and both kinds of saves.
-    assert sum(stretch.records for stretch in stretches) == Path(directory.metrics).read_bytes().count(b"\n")
+    assert sum(stretch.records for stretch in stretches) == pathlib.Path(directory.metrics).read_bytes().count(b"\n")
     assert {11, 24} <= {stretch.end for stretch in stretches}
     assert all(stretch.tensors > 8 for stretch in stretches)
 
@@ -84,30 +84,12 @@ def test_a_stretch_over_changed_flags_and_parameters_is_trained_leg_by_leg(train
     assert (8, 24) in [(stretch.start, stretch.end) for stretch in stretches]
 
 
-@pytest.fixture(scope="module")
-def healthy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run, to be copied."""
-    import trainer
-
-    path = tmp_path_factory.mktemp("healthy") / "run"
-    options = {"log_every": 5, "save_every": 8, "eval_every": 6, "keep_last": 99, "progress": "never", "jit": "none"}
-    trainer.Trainer(planes.Noisy(), run_dir=str(path), train_for=24, **options).run()
-    return path
-
-
-@pytest.fixture
-def copy(healthy: Path, tmp_path: Path) -> RunDirectory:
-    """The same run, to be forged."""
-    shutil.copytree(healthy, tmp_path / "run")
-    return RunDirectory(tmp_path / "run")
-
-
 def test_a_touched_tensor_with_its_checksums_repaired_is_named(copy: RunDirectory) -> None:
     def touched(kernel: np.ndarray) -> np.ndarray:
         kernel[1] += 1e-6
         return kernel
 
-    edit_tensor(copy, 16, "model/kernel", touched)
+    forge_tensor(pathlib.Path(copy.path), 16, "model/kernel", touched)
     to_it, from_it = (stretch for stretch in replayed(copy, from_start=False) if 16 in (stretch.start, stretch.end))
     assert to_it.describe().startswith(
         "from step 12 to 16: it diverges at step 16: checkpoint 16: model/kernel [1] is "
@@ -117,14 +99,12 @@ def test_a_touched_tensor_with_its_checksums_repaired_is_named(copy: RunDirector
 
 
 def test_a_changed_digit_in_a_record_with_its_checksums_repaired_is_named(copy: RunDirectory) -> None:
-    def changed(lines: list[bytes]) -> list[bytes]:
-        at = next(index for index, line in enumerate(lines) if b'"window":[10,15]' in line)
-        record = json.loads(lines[at])
-        record["metrics"]["loss"] += 1e-9
-        lines[at] = json.dumps(record, separators=(",", ":")).encode() + b"\n"
-        return lines
+    def changed(records: list[Record]) -> list[Record]:
+        at = next(index for index, record in enumerate(records) if record.window == (10, 15))
+        metrics = {**records[at].metrics, "loss": (records[at].metrics["loss"] or 0) + 1e-9}
+        return [*records[:at], dataclasses.replace(records[at], metrics=metrics), *records[at + 1 :]]
 
-    edit_log(copy, changed)
+    forge_records(pathlib.Path(copy.path), changed)
     (failed,) = [stretch for stretch in replayed(copy) if not stretch.ok]
     assert failed.describe().startswith(
         "from step 12 to 16: it diverges in the steps 13 to 15: record 7 (train, window (10, 15]): metrics.loss is "
@@ -132,10 +112,10 @@ def test_a_changed_digit_in_a_record_with_its_checksums_repaired_is_named(copy: 
 
 
 def test_a_learning_rate_that_is_not_the_schedules_is_named(copy: RunDirectory) -> None:
-    def changed(lines: list[bytes]) -> list[bytes]:
-        return [line.replace(b'"learning_rate":0.0', b'"learning_rate":0.1') for line in lines]
+    def changed(records: list[Record]) -> list[Record]:
+        return [dataclasses.replace(record, learning_rate=0.1) if record.window else record for record in records]
 
-    edit_log(copy, changed)
+    forge_records(pathlib.Path(copy.path), changed)
     found = failures(replayed(copy))
     assert found
     assert all("learning_rate is 0.1" in failure for failure in found)
@@ -143,12 +123,12 @@ def test_a_learning_rate_that_is_not_the_schedules_is_named(copy: RunDirectory) 
 
 def test_what_a_manifest_says_and_does_not_follow_is_named(copy: RunDirectory) -> None:
     best = {"validation/loss": [{"value": 0.125, "step": 6, "relation": "exact"}]}
-    edit_manifest(copy, 16, lambda manifest: dataclasses.replace(manifest, control={**manifest.control, "best": best}))
+    forge_manifest(pathlib.Path(copy.path), 16, lambda manifest: manifest["control"].update(best=best))
     assert "checkpoint 16: its manifest: control.best.validation/loss is [{" in failures(replayed(copy))[0]
 
 
 def test_a_checkpoint_that_cannot_be_restored_is_a_failure_and_no_crash(copy: RunDirectory) -> None:
-    data = Path(copy.state_prefix(8) + ".data-00000-of-00001")
+    data = pathlib.Path(copy.state_prefix(8) + ".data-00000-of-00001")
     data.write_bytes(bytes(len(data.read_bytes())))
     stretches = replayed(copy, from_start=False)
     assert "from step 8 to 12: checkpoint 8 cannot be restored" in failures(stretches)[-1]
@@ -171,7 +151,7 @@ def test_code_that_is_gone_is_told(copy: RunDirectory, monkeypatch: pytest.Monke
 
 def test_another_kind_of_machine_is_held_to_the_tolerance(copy: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reopen, "another_machine", lambda known, asked: "another kind of machine (cpu: a then, b now)")
-    edit_tensor(copy, 24, "model/kernel", lambda kernel: kernel * np.float32(1 + 1e-6))
+    forge_tensor(pathlib.Path(copy.path), 24, "model/kernel", lambda kernel: kernel * np.float32(1 + 1e-6))
     stretches = replayed(copy)
     assert failures(stretches) == []
     assert {stretch.machine for stretch in stretches} == {"another kind of machine (cpu: a then, b now)"}
@@ -189,7 +169,7 @@ def test_an_interrupted_replay_ends_with_what_is_done(copy: RunDirectory) -> Non
 
 def test_nothing_in_the_run_directory_is_touched(copy: RunDirectory) -> None:
     def state() -> dict[str, tuple[int, int]]:
-        files = (path for path in Path(copy.path).rglob("*"))
+        files = (path for path in pathlib.Path(copy.path).rglob("*"))
         return {str(path): (path.stat().st_mtime_ns, path.stat().st_size) for path in files}
 
     before = state()
