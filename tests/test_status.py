@@ -78,6 +78,13 @@ def test_an_object_that_cannot_be_written_is_74_in_one_line(run_dir: Path) -> No
     assert done.stderr.count("\n") == 1
 
 
+def test_a_table_that_nobody_can_read_is_no_error(run_dir: Path) -> None:
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "trainer.status", str(run_dir)]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_help_is_given_without_what_only_the_table_needs(run_dir: Path) -> None:
     blocked = "import sys\nfor name in ('tensorflow', 'numpy', 'rich'): sys.modules[name] = None\n"
     program = f"{blocked}from trainer.command import run_command; from trainer.status import main; run_command(main)"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -85,9 +84,7 @@ def main(argv: Sequence[str]) -> int:
             CheckRow(outcome.name, outcome.ok, outcome.detail, max(0, len(outcome.failures) - 1))
             for outcome in found.outcomes
         ]
-        # Whoever read our output may be gone, or its disk full: the verdict stands.
-        with contextlib.suppress(OSError):
-            print_audit(rows, arguments[0], sys.stdout)
+        print_audit(rows, arguments[0], sys.stdout)
     return EXIT_DONE if found.ok else EXIT_FINDINGS
 
 

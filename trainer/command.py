@@ -20,7 +20,13 @@ def new_flags() -> flags.FlagValues:
 
 
 def parse(
-    argv: Sequence[str], values: flags.FlagValues, *, usage: str, about: str, positional: int = 0
+    argv: Sequence[str],
+    values: flags.FlagValues,
+    *,
+    usage: str,
+    about: str,
+    positional: int = 0,
+    or_more: bool = False,
 ) -> list[str] | None:
     """Parses a command line into `values`.
 
@@ -30,6 +36,7 @@ def parse(
       usage: how the command is called.
       about: what it does, for `--help`.
       positional: how many arguments that are no flags it takes.
+      or_more: whether it takes more of them, too.
 
     Returns:
       Those arguments; None when help was asked for, and given.
@@ -45,8 +52,9 @@ def parse(
     if values["help"].value:
         print(_help(values, usage=usage, about=about))
         return None
-    if len(rest) != positional:
+    if len(rest) < positional or (len(rest) > positional and not or_more):
         expected = f"{positional} argument{'s' if positional > 1 else ''}" if positional else "only flags"
+        expected += " or more" if or_more else ""
         raise ConfigError(f"got {' '.join(map(repr, rest)) or 'no argument'}; expected {expected}: {usage}")
     return list(rest)
 

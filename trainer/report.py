@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 from collections.abc import Sequence
 
@@ -20,12 +19,11 @@ It only reads them, also beside a running trainer. Needs matplotlib: pip install
 
 def main(argv: Sequence[str]) -> int:
     """Makes the report that the command line asks for; returns the exit code."""
-    values = _flags()
-    # How many run directories there are is known once the flags are taken out; what is wrong with those is told below.
-    count = 1
-    with contextlib.suppress(flags.Error, OSError):
-        count = max(1, len(_flags()([USAGE, *argv])) - 1)
-    run_dirs = parse(argv, values, usage=USAGE, about=ABOUT, positional=count)
+    values = new_flags()
+    flags.DEFINE_string("output", "report.html", "the page to write", short_name="o", flag_values=values)
+    flags.DEFINE_string("plot", None, "also draw one picture: .png, .svg or .pdf", flag_values=values)
+    flags.DEFINE_boolean("json", False, "print one JSON object, for scripts", flag_values=values)
+    run_dirs = parse(argv, values, usage=USAGE, about=ABOUT, positional=1, or_more=True)
     if run_dirs is None:
         return EXIT_DONE
     plot = None if values["plot"].value is None else str(values["plot"].value)
@@ -33,14 +31,6 @@ def main(argv: Sequence[str]) -> int:
         return _report(run_dirs, str(values["output"].value), plot, as_json=bool(values["json"].value))
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
-
-
-def _flags() -> flags.FlagValues:
-    values = new_flags()
-    flags.DEFINE_string("output", "report.html", "the page to write", short_name="o", flag_values=values)
-    flags.DEFINE_string("plot", None, "also draw one picture: .png, .svg or .pdf", flag_values=values)
-    flags.DEFINE_boolean("json", False, "print one JSON object, for scripts", flag_values=values)
-    return values
 
 
 def _report(run_dirs: Sequence[str], output: str, plot: str | None, *, as_json: bool) -> int:

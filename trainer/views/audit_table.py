@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, NamedTuple, TextIO
 
-from rich.console import Console
 from rich.text import Text
 
-from trainer.views import formatting
-from trainer.views.columns import Column, table
+from trainer.views.columns import Column, print_table, table
 
 HOLDS, FAILED, NOT_CHECKED = "holds", "FAILED", "not checked"
 _STYLES: Final = {HOLDS: "green", FAILED: "bold red"}
@@ -30,14 +28,7 @@ class CheckRow(NamedTuple):
 
 def print_audit(rows: Sequence[CheckRow], run_dir: str, stream: TextIO) -> None:
     """Prints the checks for people: fitted to the width of a terminal, and each on one line where `stream` is none."""
-    console = Console(file=stream, highlight=False, markup=False, emoji=False)
-    width = max(_NARROWEST, console.width - 1) if stream.isatty() else None
-    text = audit_text(rows, run_dir, width=width, rule="-" if console.options.ascii_only else "─")
-    text.plain = formatting.printable(text.plain, stream)
-    with console.capture() as capture:
-        console.print(text, soft_wrap=True, end="")
-    # Written by ourselves: rich ends the process with 1 when the reader of a pipe has gone.
-    stream.write(capture.get())
+    print_table(lambda width, rule: audit_text(rows, run_dir, width=width, rule=rule), stream, narrowest=_NARROWEST)
 
 
 def audit_text(rows: Sequence[CheckRow], run_dir: str, *, width: int | None = None, rule: str = "─") -> Text:

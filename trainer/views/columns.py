@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, TextIO
 
 from rich.cells import cell_len
+from rich.console import Console
 from rich.text import Span, Text
+
+from trainer.views import formatting
 
 HEADING: Final = "dim"
 _GAP: Final = 2
@@ -153,3 +157,25 @@ def _cells(text: str) -> int:
     """How wide `text` is on a terminal."""
     # Most cells are plain, and of many rows there are very many.
     return len(text) if text.isascii() else cell_len(text)
+
+
+def print_table(make: Callable[[int | None, str], Text], stream: TextIO, *, narrowest: int = 0) -> None:
+    """Prints what is made of tables: fitted to the width of a terminal, and all of it where `stream` is none.
+
+    Whoever read our output may be gone, or its disk full: what was found stands all the same.
+
+    Args:
+      make: makes it for a width in characters, None for any, and the character that lines are drawn with.
+      stream: where to.
+      narrowest: the least width that it is fitted to.
+    """
+    console = Console(file=stream, highlight=False, markup=False, emoji=False)
+    width = max(narrowest, console.width - 1) if stream.isatty() else None
+    text = make(width, "-" if console.options.ascii_only else "─")
+    text.plain = formatting.printable(text.plain, stream)
+    with contextlib.suppress(OSError):
+        with console.capture() as capture:
+            console.print(text, soft_wrap=True, end="")
+        # Written by ourselves: rich ends the process with 1 when the reader of a pipe has gone.
+        stream.write(capture.get())
+        stream.flush()

@@ -6,13 +6,12 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TextIO
 
-from rich.console import Console
 from rich.text import Text
 
 from trainer.ledger.manifest import Manifest
 from trainer.views import formatting
 from trainer.views.attempts import KILLED, RUNNING, Attempt, goodput
-from trainer.views.columns import HEADING, Column, table
+from trainer.views.columns import HEADING, Column, print_table, table
 from trainer.views.status import Status, window_of
 from trainer.views.times import in_words
 
@@ -34,15 +33,7 @@ _FOLDED = 3
 
 def print_status(status: Status, stream: TextIO) -> None:
     """Prints `status` for people: fitted to the width of a terminal, and all of it where `stream` is none."""
-    console = Console(file=stream, highlight=False, markup=False, emoji=False)
-    text = status_text(
-        status, width=console.width - 1 if stream.isatty() else None, rule="-" if console.options.ascii_only else "─"
-    )
-    text.plain = formatting.printable(text.plain, stream)
-    with console.capture() as capture:
-        console.print(text, soft_wrap=True, end="")
-    # Written by ourselves: rich ends the process with 1 when the reader of a pipe has gone.
-    stream.write(capture.get())
+    print_table(lambda width, rule: status_text(status, width=width, rule=rule), stream)
 
 
 def status_text(status: Status, *, width: int | None = None, rule: str = "─") -> Text:
