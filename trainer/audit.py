@@ -26,6 +26,8 @@ trained again, and all that comes out is compared to the last bit. Names the fir
 with 3 where there is one. It only reads, also beside a running trainer."""
 ALL = "all"
 
+_DIGITS = 10
+"""Beyond so many digits a number of stretches is a mistake."""
 _SECONDS = 0.25
 """Between two lines of progress."""
 
@@ -69,7 +71,7 @@ def main(argv: Sequence[str]) -> int:
         from trainer.proof.audit.engine import audit
 
         try:
-            found = audit(arguments[0], progress.tell, more=_more(values, newest, progress.say))
+            found = audit(arguments[0], progress.tell, more=_more(values, newest, progress.tell))
         except _Interrupted:
             progress.clear()
             formatting.print_line("interrupted: nothing was written; run the same command again", sys.stderr)
@@ -92,7 +94,7 @@ def _stretches(text: str | None) -> int | None:
     """How many stretches are to be trained again; None for all, or where none are."""
     if text in (None, ALL):
         return None
-    if not (text.isdecimal() and int(text)):
+    if not (text.isdecimal() and len(text) < _DIGITS and int(text)):
         raise ConfigError(f"replay={text} is no number of stretches; expected 1 or more, or --replay for all")
     return int(text)
 
@@ -125,23 +127,15 @@ class _Progress:
         self._told = self._clock()
         self._width = 0
 
-    def tell(self, read: int, total: int) -> None:
-        """So many bytes are read, of so many.
-
-        Raises:
-          _Interrupted: a signal has asked to stop.
-        """
-        self.say(f"reading checkpoints: {formatting.size(read)} of {formatting.size(total)}" if read < total else None)
-
-    def say(self, line: str | None) -> None:
-        """What is being done; None where there is nothing to say.
+    def tell(self, line: str) -> None:
+        """What is being done.
 
         Raises:
           _Interrupted: a signal has asked to stop.
         """
         if self._request:
             raise _Interrupted
-        if not self._terminal or line is None or self._clock() - self._told < _SECONDS:
+        if not self._terminal or self._clock() - self._told < _SECONDS:
             return
         self._told = self._clock()
         self._show(line.ljust(self._width))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import sys
@@ -50,7 +51,9 @@ def parse(
     except (flags.Error, OSError) as error:
         raise ConfigError(f"{' '.join(str(error).split())}; see --help") from None
     if values["help"].value:
-        print(_help(values, usage=usage, about=about))
+        # A disk that is full, or a reader that has gone, is no error of help.
+        with contextlib.suppress(OSError):
+            print(_help(values, usage=usage, about=about), flush=True)
         return None
     if len(rest) < positional or (len(rest) > positional and not or_more):
         expected = f"{positional} argument{'s' if positional > 1 else ''}" if positional else "only flags"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -68,20 +69,20 @@ def main(argv: Sequence[str]) -> int:
             from_start=bool(values["from_start"].value),
             interrupted=lambda: bool(request),
         )
-    if explained is None:
-        print_line("interrupted: nothing was written", sys.stderr)
-        return request.exit_code
-    _keep(directory, explained)
-    if values["plot"].value is not None:
-        from trainer.views.waterfall import draw_waterfall
+        if explained is None:
+            print_line("interrupted: nothing was written", sys.stderr)
+            return request.exit_code
+        _keep(directory, explained)
+        if values["json"].value:
+            print_json(explained)
+        else:
+            from trainer.views.explanation import explanation_lines
 
-        draw_waterfall(explained, values["plot"].value)
-    if values["json"].value:
-        print_json(explained)
-    else:
-        from trainer.views.explanation import explanation_lines
+            print_line("\n".join(explanation_lines(explained, directory.path)), sys.stdout)
+        if values["plot"].value is not None:
+            from trainer.views.waterfall import draw_waterfall
 
-        print_line("\n".join(explanation_lines(explained, directory.path)), sys.stdout)
+            draw_waterfall(explained, values["plot"].value)
     return EXIT_DONE
 
 
@@ -102,8 +103,8 @@ def _explain(
     from trainer.proof.question import ask
     from trainer.proof.retrace import Interrupted
 
-    with reading(directory.path):
-        question = ask(directory, step=step, metric=metric, split=split, from_start=from_start)
+    with reading(directory.path), tempfile.TemporaryDirectory(prefix="trainer-explain-") as folder:
+        question = ask(directory, folder, step=step, metric=metric, split=split, from_start=from_start)
         try:
             return explain(question, interrupted=interrupted, tell=_tell).to_json()
         except Interrupted:

@@ -35,8 +35,9 @@ def main(argv: Sequence[str]) -> int:
 
 def _report(run_dirs: Sequence[str], output: str, plot: str | None, *, as_json: bool) -> int:
     # NumPy and matplotlib take a while, and help needs neither.
+    from trainer.storage.whole import write_whole
     from trainer.views.drawing import check_matplotlib, check_plot
-    from trainer.views.page.output import check_page, write_whole
+    from trainer.views.page.output import check_page
 
     check_page(output)
     format_name = "" if plot is None else check_plot(plot)

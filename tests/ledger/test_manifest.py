@@ -294,6 +294,13 @@ def test_an_edited_manifest_is_refused_for_its_checksum() -> None:
         Manifest.parse(edited)
 
 
+def test_what_was_added_behind_the_checksum_is_refused_too() -> None:
+    edited = MANIFEST.encode().rstrip()[:-1] + b',"kept":[1]}'
+    assert b'"crc32":' in edited
+    with pytest.raises(BadManifest, match="crc32"):
+        Manifest.parse(edited)
+
+
 def test_the_rankings_are_read_in_their_order() -> None:
     known = {"b/loss": [{"value": 0.5, "step": 20, "relation": "exact"}, {"value": 0.6, "step": 10}], "a/loss": []}
     assert list(ranked(known).rankings.items()) == [("b/loss", [(0.5, 20), (0.6, 10)]), ("a/loss", [])]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 import planes
 import pytest
 import tensorflow as tf
+from forge import forge_manifest
 
 import trainer
 from trainer.errors import ConfigError, Unusable
@@ -22,6 +24,7 @@ from trainer.proof.explain import explain
 from trainer.proof.question import ask
 from trainer.proof.retrace import Interrupted
 from trainer.proof.terms import NAMES, Explanation
+from trainer.views.explanation import explanation_lines
 
 pytestmark = pytest.mark.slow
 
@@ -30,7 +33,8 @@ Train = Callable[..., RunDirectory]
 
 def explained(directory: RunDirectory, step: int | None = None, **options: Any) -> Explanation:
     options = {"metric": "loss", "split": None, "from_start": False, **options}
-    return explain(ask(directory, step=step, **options))
+    with tempfile.TemporaryDirectory() as folder:
+        return explain(ask(directory, folder, step=step, **options))
 
 
 def values(explanation: Explanation) -> dict[str, float]:
@@ -192,12 +196,54 @@ def test_data_that_was_changed_leaves_what_can_still_be_said(trained: Train, mon
     assert add_up(explanation)
 
 
+def test_a_window_that_does_not_come_out_again_is_told_and_its_updates_are_not(
+    trained: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = trained(planes.Noisy(), train_for=16)
+    loss = planes.Noisy.loss
+
+    def other(self: Any, model: Any, batch: Any, *, training: bool, seed: Any) -> trainer.Loss:
+        made = loss(self, model, batch, training=training, seed=seed)
+        return dataclasses.replace(made, per_example=1.5 * made.per_example) if training else made
+
+    monkeypatch.setattr(planes.Noisy, "loss", other)
+    explanation = explained(directory)
+    assert explanation.reproduced is False
+    assert [term.name for term in explanation.terms] == ["logged", "motion", "mode", "sampling", "generalization"]
+    assert any(note.startswith("trained again the window gives ") for note in explanation.notes)
+    lines = explanation_lines(explanation.to_json(), directory.path, 100)
+    assert lines[1].endswith("trained again from checkpoint 12: not reproduced")
+
+
+def test_the_value_that_the_run_recorded_is_the_last_one(trained: Train) -> None:
+    directory = trained(planes.Noisy(), train_for=16)
+    value = Manifest.load(directory, 16).eval["validation"]["metrics"]["loss"]
+
+    def nudged(manifest: dict[str, Any]) -> None:
+        manifest["eval"]["validation"]["metrics"]["loss"] = value * (1 + 1e-9)
+
+    forge_manifest(Path(directory.path), 16, nudged)
+    assert explained(directory).terms[-1].value == value * (1 + 1e-9)
+
+
+def test_steps_that_were_skipped_are_left_out_as_the_record_leaves_them_out(trained: Train) -> None:
+    directory = trained(planes.Steep(), train_for=15, on_nonfinite="skip")
+    explanation = explained(directory)
+    record = next(r for r in reversed(read_records(directory)) if r.window == explanation.window)
+    assert record.skipped > 0
+    assert explanation.reproduced is True
+    # Without updates to speak of, what the batches measure after them is what was logged.
+    assert values(explanation)["own_update"] == pytest.approx(explanation.terms[0].value, rel=1e-5)
+    assert values(explanation)["motion"] == pytest.approx(explanation.terms[0].value, rel=1e-5)
+
+
 def test_a_mask_drawn_by_a_keras_layer_is_the_same_one_after_the_update(tmp_path: Path) -> None:
     directory = _keras_run(tmp_path)
     explanation = explained(directory, 8)
     assert explanation.reproduced is True
     # A learning rate of 0 changes nothing, so that what differs could only be another mask.
     assert values(explanation)["own_update"] == pytest.approx(explanation.terms[0].value, rel=1e-6)
+    assert values(explanation)["motion"] == pytest.approx(explanation.terms[0].value, rel=1e-6)
 
 
 def _keras_run(path: Path) -> RunDirectory:
@@ -216,9 +262,9 @@ def test_a_checkpoint_before_the_first_record_and_one_that_is_not_finite_are_tol
         explained(directory, 6)
 
 
-def test_an_interrupted_explanation_says_so(trained: Train) -> None:
+def test_an_interrupted_explanation_says_so(trained: Train, tmp_path: Path) -> None:
     directory = trained(planes.Noisy(), train_for=16)
-    question = ask(directory, step=None, metric="loss", split=None, from_start=True)
+    question = ask(directory, str(tmp_path), step=None, metric="loss", split=None, from_start=True)
     calls: Iterator[int] = iter(range(100))
     with pytest.raises(Interrupted):
         explain(question, interrupted=lambda: next(calls) > 3)

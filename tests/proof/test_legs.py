@@ -47,7 +47,7 @@ def test_an_attempt_counts_up_to_where_the_next_one_resumed() -> None:
 def test_attempts_with_equal_flags_are_one_leg_whatever_does_not_change_the_course() -> None:
     entries = [
         *life(1),
-        *life(2, 10, tick="5s", keep_last=9, threads=3),
+        *life(2, 10, tick="5s", keep_last=9),
         *life(3, 20, log_every="9steps"),
     ]
     legs = join(stretches(entries, {}, 50))
@@ -101,15 +101,15 @@ def test_the_journal_of_a_run_is_read(tmp_path: pathlib.Path) -> None:
     (tmp_path / "journal.jsonl").write_text("\n".join([*lines, '{"time":"2026']))
     legs = legs_of(directory, None, until=150)
     assert spans(legs) == [(0, 20, 1), (20, 150, 2)]
-    assert legs[1].config().train_for == "200steps"
+    assert legs[1].config(None).train_for == "200steps"
 
 
-@pytest.mark.parametrize("name", ["train_for", "reconcile", "keep_best", "accumulate", "seed", "monitor"])
+@pytest.mark.parametrize("name", ["train_for", "reconcile", "keep_best", "accumulate", "seed", "monitor", "threads"])
 def test_flags_of_which_the_course_depends(name: str) -> None:
     assert name in OF_THE_COURSE
 
 
-@pytest.mark.parametrize("name", ["run_dir", "tick", "threads", "keep_every", "allow_change", "profile", "init_from"])
+@pytest.mark.parametrize("name", ["run_dir", "tick", "keep_every", "allow_change", "profile", "init_from"])
 def test_flags_of_which_the_course_does_not_depend(name: str) -> None:
     assert name not in OF_THE_COURSE
 
@@ -119,7 +119,7 @@ def test_flags_of_a_file_come_back_as_they_were(tmp_path: pathlib.Path) -> None:
     flags = {name: getattr(config, name) for name in Config.__dataclass_fields__}
     directory = RunDirectory(tmp_path)
     write_flags(directory, flags, {"hidden": 3})
-    assert Leg(typed_flags(read_flags(directory)), 0, 1, 1).config() == config
+    assert Leg(typed_flags(read_flags(directory)), 0, 1, 1).config(None) == config
 
 
 def test_a_flag_that_is_garbled_is_left_out() -> None:

@@ -7,7 +7,7 @@ import dataclasses
 import hashlib
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from trainer.errors import Unusable, Unwritable
@@ -179,6 +179,16 @@ def last_step(lines: bytes) -> int | None:
         except ValueError:
             continue  # No record: the one before it is.
     return None
+
+
+def log_lines(directory: RunDirectory, start: int = 0) -> Iterator[bytes]:
+    """The whole lines of the log from byte `start` on, one after the other, without their ends."""
+    if not directory.files.exists(directory.metrics):
+        return
+    rest = b""
+    for block in directory.files.blocks(directory.metrics, start=start):
+        *lines, rest = (rest + block).split(b"\n")
+        yield from lines
 
 
 def read_records(directory: RunDirectory) -> list[Record]:

@@ -17,6 +17,9 @@ NOT_COMPARED = ("_CHECKPOINTABLE_OBJECT_GRAPH", "data_state")
 unique within a process, and tf.data writes one and the same position of an iterator in different bytes."""
 _VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
 
+TOLERANCE = 1e-4
+"""How far apart, relatively, the numbers of another kind of machine may be."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Sides:

@@ -126,6 +126,7 @@ class Course:
 
     Attributes:
       saves: by step, the reasons of the run's own course for which it is saved.
+      saved_at: by step, the progress then.
       reached: the last step at which all that is due was found.
     """
 
@@ -138,6 +139,7 @@ class Course:
         ended: Collection[int] = (),
     ) -> None:
         self.saves: dict[int, tuple[str, ...]] = {}
+        self.saved_at: dict[int, Progress] = {}
         self.reached = -1
         self._stages = stages
         self._stage = stages[0]
@@ -221,6 +223,7 @@ class Course:
         self._pending = due.pending | ({EVALUATION} if due.evaluate and not evaluated else frozenset())
         if reasons := (*due.save, *verdict.reasons):
             self.saves[step] = tuple(dict.fromkeys((*self.saves.get(step, ()), *reasons)))
+            self.saved_at[step] = self._now
         self._look_at_checkpoint()
         return due.stop
 

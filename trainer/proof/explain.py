@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from trainer.checkpoint import tensors
 from trainer.checkpoint.recovery import Damaged
@@ -33,6 +33,7 @@ from trainer.run.evaluate import Evaluator
 from trainer.run.pace import Pace
 from trainer.run.segments import order_seed
 from trainer.run.splits import splits_of
+from trainer.trained.run import set_up_machine
 
 _TICK = 0.5
 """Seconds between two looks whether to stop."""
@@ -61,79 +62,167 @@ def explain(
       Unusable: the checkpoint cannot be read, or a value is not finite.
       Interrupted: it is to stop.
     """
-    a, b = question.window
-    step = question.checkpoint.step
     tell("building the run")
-    # As it was in the window, whatever it was gone on with.
-    leg = next(leg for leg in legs_of(question.directory, question.checkpoint) if leg.start < b <= leg.end)
-    segments = question.segments(leg.start)
-    facts = facts_in_force(question.info, segments)
-    reopened = reopen(question.directory, question.info, facts, config_of(leg, facts, end=None))
-    parts = reopened.parts
-    split = _chosen(splits_of(parts.experiment), question.split)
-    gathering = Gathering(parts.experiment, question.metric)
-    own_step = hasattr(parts.experiment, "train_step")
-    notes = [_OWN_STEP] if own_step else []
-    retraced: Retraced | None = None
+    explaining = _Explaining(question, interrupted, tell)
     try:
-        retraced = retrace(question, leg, reopened, None if own_step else gathering, interrupted=interrupted, tell=tell)
-    except NotReplayable as error:
-        notes.append(f"the window was not trained again, and the logged value is that of the log: {error}")
-    try:
-        tensors.restore(parts.state.checkpoint(), question.directory.state_prefix(step), step=step)
-    except (Damaged, Unusable) as error:
-        if not question.directory.files.exists(question.directory.manifest(step)):
-            raise Unusable(
-                f"checkpoint {step} of {question.directory.path} was deleted meanwhile, as there are newer ones; "
-                "run the same command again, or name one that is kept"
-            ) from error
-        raise Unusable(f"checkpoint {step} of {question.directory.path} cannot be used: {error}") from error
-    parts.state.restored()
+        return explaining.explanation()
+    finally:
+        explaining.close()
 
-    measured = [Measured(LOGGED, question.logged)]
-    if retraced and retraced.own_update:
-        measured.append(retraced.own_update)
-    try:
-        batches = retraced.batches if retraced else _batches(question, leg, reopened)
-        measured += _on_the_window(batches, reopened, gathering, own_step, interrupted, tell)
-    except NotReplayable as error:
-        notes.append(f"the batches of the window cannot be had again: {error}")
-    sets: list[tuple[str, str, Source]] = [(SAMPLING, "train", parts.source)]
-    if isinstance(parts.source, StreamSource) and not parts.source.finite:
-        notes.append("the training data has no end, so there is no whole training set to measure on")
-        sets.clear()
-    if split is not None:
-        sets.append((GENERALIZATION, split[0], split[1]))
-    for name, of, source in sets:
-        tell(f"evaluating on {of}")
-        measured.append(_on(source, of, name, reopened, gathering, interrupted))
-    weights = "ema" if parts.state.ema_model else "raw"
-    if split is not None:
-        measured[-1], note = _as_recorded(measured[-1], question, split[0])
-        notes += note
-    for one in measured:
-        if not math.isfinite(one.value):
-            raise Unusable(
-                f"{question.metric} is not finite, or not there, on the way from {measured[0].name} to {one.name}, so "
-                "that nothing adds up; name another metric or step"
+
+class _Explaining:
+    """One explanation, while it is made.
+
+    Args:
+      question: what is to be explained.
+      interrupted: whether to stop.
+      tell: receives what is being done.
+    """
+
+    def __init__(self, question: Question, interrupted: Callable[[], bool], tell: Callable[[str], None]) -> None:
+        self._question = question
+        self._interrupted = interrupted
+        self._tell = tell
+        # As it was in the window, whatever it was gone on with.
+        end = question.window[1]
+        legs = legs_of(question.directory, question.checkpoint)
+        self._leg = next(leg for leg in legs if leg.start < end <= leg.end)
+        facts = facts_in_force(question.info, question.segments(self._leg.start))
+        set_up_machine(question.directory, facts)
+        try:
+            config = config_of(self._leg, facts, end=None)
+            self._reopened = reopen(question.directory, question.info, facts, config)
+        except NotReplayable as error:
+            raise ConfigError(f"{error}; mend it, or bring back the code that it was trained with") from error
+        self._parts = self._reopened.parts
+        self._split = _chosen(splits_of(self._parts.experiment), question.split)
+        self._gathering = Gathering(self._parts.experiment, question.metric)
+        self._own_step = hasattr(self._parts.experiment, "train_step")
+        self._notes = [_OWN_STEP] if self._own_step else []
+
+    def close(self) -> None:
+        """Lets go of the data."""
+        self._parts.program.end()
+
+    def explanation(self) -> Explanation:
+        """Goes from the logged value to the evaluated one."""
+        question = self._question
+        retraced = self._retraced()
+        self._restore()
+        measured = [Measured(LOGGED, question.logged)]
+        if retraced and retraced.own_update:
+            measured.append(retraced.own_update)
+        measured += [*self._on_the_window(retraced), *self._on_whole_sets()]
+        self._check(measured)
+        split = self._split[0] if self._split else None
+        (a, b), step = question.window, question.checkpoint.step
+        weights = "ema" if self._parts.state.ema_model else "raw"
+        return Explanation(
+            step=step,
+            metric=question.metric,
+            split=split,
+            window=(a, b),
+            weights=weights,
+            terms=terms_of(measured, _words(question, split, weights)),
+            open_steps=tuple(range(b + 1, step + 1)),
+            replayed_from=retraced.start if retraced else None,
+            reproduced=retraced.logged == question.logged if retraced else None,
+            notes=tuple(self._notes),
+        )
+
+    def _retraced(self) -> Retraced | None:
+        """The window, trained again; None where that cannot be."""
+        question, gathering = self._question, None if self._own_step else self._gathering
+        try:
+            retraced = retrace(
+                question, self._leg, self._reopened, gathering, interrupted=self._interrupted, tell=self._tell
             )
-    if len(measured) == 1:
-        raise Unusable(f"there is nothing to compare the logged value with: {'; '.join(notes)}")
-    if retraced and retraced.logged != question.logged:
-        why = f" ({retraced.machine})" if retraced.machine else ""
-        notes.append(f"trained again the window gives {retraced.logged!r}, and the log has {question.logged!r}{why}")
-    return Explanation(
-        step=step,
-        metric=question.metric,
-        split=split[0] if split else None,
-        window=(a, b),
-        weights=weights,
-        terms=terms_of(measured, _words(question, split[0] if split else None, weights)),
-        open_steps=tuple(range(b + 1, step + 1)),
-        replayed_from=retraced.start if retraced else None,
-        reproduced=retraced.logged == question.logged if retraced else None,
-        notes=tuple(notes),
-    )
+        except NotReplayable as error:
+            self._notes.append(f"the window was not trained again, and the logged value is that of the log: {error}")
+            return None
+        if retraced.logged != question.logged:
+            why = f" ({retraced.machine})" if retraced.machine else ""
+            self._notes.append(
+                f"trained again the window gives {retraced.logged!r}, and the log has {question.logged!r}{why}"
+            )
+        return retraced
+
+    def _restore(self) -> None:
+        """Gives the run the state of the checkpoint."""
+        question, step = self._question, self._question.checkpoint.step
+        try:
+            tensors.restore(self._parts.state.checkpoint(), question.prefix, step=step)
+        except Damaged as error:
+            raise Unusable(f"checkpoint {step} of {question.directory.path} cannot be used: {error}") from error
+        self._parts.state.restored()
+
+    def _on_the_window(self, retraced: Retraced | None) -> list[Measured]:
+        """The metric on the batches of the window, with the weights of the checkpoint."""
+        try:
+            batches = retraced.batches if retraced else _batches(self._question, self._leg, self._reopened)
+        except NotReplayable as error:
+            self._notes.append(f"the batches of the window cannot be had again: {error}")
+            return []
+        state = self._parts.state
+        ways = [] if self._own_step else [(MOTION, state.model, True)]
+        if state.ema_model is not None and not self._own_step:
+            ways.append((AVERAGING, state.ema_model, True))
+        ways.append((MODE, state.ema_model or state.model, False))
+        measures = {
+            name: BatchMeasure(self._parts, self._gathering.experiment, model, training=training)
+            for name, model, training in ways
+        }
+        self._tell("measuring the batches of the window with the checkpoint's weights")
+        drawn = retraced.drawn if retraced else {}
+        for step, batch in batches:
+            if self._interrupted():
+                raise Interrupted
+            for name, measure in measures.items():
+                measure.add(step, batch, drawn.get(step) if name != MODE else None)
+        return [self._gathering.measured(name, *measure.means()) for name, measure in measures.items()]
+
+    def _on_whole_sets(self) -> list[Measured]:
+        """The metric on the training set and on the split."""
+        source, measured = self._parts.source, []
+        if isinstance(source, StreamSource) and not source.finite:
+            self._notes.append("the training data has no end, so there is no whole training set to measure on")
+        else:
+            measured.append(self._on(source, "train", SAMPLING))
+        if self._split is not None:
+            split, held_out = self._split
+            one, notes = _as_recorded(self._on(held_out, split, GENERALIZATION), self._question, split)
+            measured.append(one)
+            self._notes += notes
+        return measured
+
+    def _on(self, source: Source, of: str, name: str) -> Measured:
+        """The metric on a whole set, as an evaluation measures it."""
+        self._tell(f"evaluating on {of}")
+        state = self._parts.state
+        evaluator = Evaluator(
+            self._gathering.experiment,
+            state.ema_model or state.model,
+            source,
+            split=of,
+            seed=self._parts.config.seed,
+            jit=self._parts.info.jit == "chunk",
+        )
+        evaluator.build()
+        measured = evaluator.run(Pace(_TICK), self._interrupted)
+        if measured is None:
+            raise Interrupted
+        return self._gathering.measured(name, measured[0], evaluator.weight)
+
+    def _check(self, measured: Sequence[Measured]) -> None:
+        """Refuses what does not make a sum."""
+        for one in measured:
+            if not math.isfinite(one.value):
+                raise Unusable(
+                    f"{self._question.metric} is not finite, or not there, on the way from {measured[0].name} to "
+                    f"{one.name}, so that nothing adds up; name another metric or step"
+                )
+        if len(measured) == 1:
+            raise Unusable(f"there is nothing to compare the logged value with: {'; '.join(self._notes)}")
 
 
 def _chosen(splits: dict[str, Source], asked: str | None) -> tuple[str, Source] | None:
@@ -162,61 +251,11 @@ def _batches(question: Question, leg: Leg, reopened: Reopened) -> WindowBatches:
     order = order_seed(reopened.parts.config.seed, origin)
     if isinstance(source, StreamSource) and source.mode in (ITERATOR, RESTART):
         raise NotReplayable(f"the training data finds no place by itself ({source.mode})")
+    if question.record.skipped:
+        raise NotReplayable(f"{question.record.skipped} of its steps were skipped, and it is not known which")
     if question.examples_before is None:
         raise NotReplayable(f"the log has no window that ends at step {a}, which says where in the data it begins")
     return WindowBatches(reopened.parts, order, origin.examples, start=(a, question.examples_before), window=(a, b))
-
-
-def _on_the_window(
-    batches: WindowBatches,
-    reopened: Reopened,
-    gathering: Gathering,
-    own_step: bool,
-    interrupted: Callable[[], bool],
-    tell: Callable[[str], None],
-) -> list[Measured]:
-    """The metric on the batches of the window, with the weights of the checkpoint."""
-    state = reopened.parts.state
-    ways = [] if own_step else [(MOTION, state.model, True)]
-    if state.ema_model is not None and not own_step:
-        ways.append((AVERAGING, state.ema_model, True))
-    ways.append((MODE, state.ema_model or state.model, False))
-    measures = {
-        name: BatchMeasure(reopened.parts, gathering.experiment, model, training=training)
-        for name, model, training in ways
-    }
-    tell("measuring the batches of the window with the checkpoint's weights")
-    for step, batch in batches:
-        if interrupted():
-            raise Interrupted
-        for measure in measures.values():
-            measure.add(step, batch)
-    return [gathering.measured(name, *measure.means()) for name, measure in measures.items()]
-
-
-def _on(
-    source: Source,
-    of: str,
-    name: str,
-    reopened: Reopened,
-    gathering: Gathering,
-    interrupted: Callable[[], bool],
-) -> Measured:
-    """The metric on a whole set, as an evaluation measures it."""
-    state = reopened.parts.state
-    evaluator = Evaluator(
-        gathering.experiment,
-        state.ema_model or state.model,
-        source,
-        split=of,
-        seed=reopened.parts.config.seed,
-        jit=reopened.info.jit == "chunk",
-    )
-    evaluator.build()
-    measured = evaluator.run(Pace(_TICK), interrupted)
-    if measured is None:
-        raise Interrupted
-    return gathering.measured(name, measured[0], evaluator.weight)
 
 
 def _as_recorded(measured: Measured, question: Question, split: str) -> tuple[Measured, list[str]]:

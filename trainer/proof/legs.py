@@ -15,8 +15,8 @@ from trainer.ledger.segments import read_segments
 from trainer.run.config import Config
 from trainer.run.experiment import FREE
 
-_ELSEWHERE = ("threads", "init_from")
-"""Flags that are warned of when they change, and yet say nothing of what comes next: how fast, and from what."""
+_ELSEWHERE = ("init_from",)
+"""Flags that are warned of when they change, and yet say nothing of what comes next."""
 OF_THE_COURSE = frozenset(
     item.name
     for item in dataclasses.fields(Config)
@@ -38,7 +38,7 @@ class Leg:
     noted: bool = True
     """Whether the journal has the flags; otherwise they are those of the last attempt, from `flags.txt`."""
 
-    def config(self, epoch_examples: int | None = None) -> Config:
+    def config(self, epoch_examples: int | None) -> Config:
         """The configuration; an epoch that no flag gives has `epoch_examples`, as `run.json` keeps it.
 
         Raises:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+import tensorflow as tf
+
 from trainer.checkpoint import tensors
 from trainer.checkpoint.selection import fingerprint
-from trainer.errors import ConfigError, Unusable
+from trainer.errors import ConfigError, TrainerError, Unusable
 from trainer.ledger.directory import RunDirectory
 from trainer.ledger.manifest import Manifest
 from trainer.ledger.run_info import RunInfo
@@ -94,12 +96,30 @@ def reopen(directory: RunDirectory, info: RunInfo, facts: RunInfo, config: Confi
 
     Raises:
       ConfigError: the experiment cannot be imported or made.
+      NotReplayable: its code fails.
     """
-    parts = assemble(experiment_of(facts), config, name=info.experiment, known=info)
+    # Threads can be set once a process.
+    config, threads = dataclasses.replace(config, threads=0), config.threads
+    experiment = experiment_of(facts)
+    try:
+        parts = assemble(experiment, config, name=info.experiment, known=info)
+    except TrainerError:
+        raise
+    except Exception as error:  # It is the user's code, of another day.
+        raise NotReplayable(f"{info.experiment} fails: {type(error).__name__}: {tensors.first_line(error)}") from error
     parts = dataclasses.replace(
         parts, info=dataclasses.replace(parts.info, init_from=info.init_from, fixed=fixed_flags(config))
     )
-    return Reopened(directory, info, facts, config, parts, another_machine(info, parts.info))
+    # What the leg was told of how to compile holds for it, whatever held when the run began.
+    then = dataclasses.replace(info, jit=parts.info.jit, deterministic=parts.info.deterministic)
+    machine = another_machine(then, parts.info) or _other_threads(threads)
+    return Reopened(directory, info, facts, config, parts, machine)
+
+
+def _other_threads(then: int) -> str | None:
+    """What is to be said where TensorFlow has other threads here than the leg had."""
+    now = tf.config.threading.get_inter_op_parallelism_threads()
+    return None if then == now else f"threads={then} then, and {now} now, which may change the last bits"
 
 
 def config_of(leg: Leg, info: RunInfo, *, end: int | None) -> Config:

@@ -9,16 +9,21 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import tensorflow as tf
 
 from trainer.checkpoint.recovery import Damaged
+from trainer.checkpoint.tensors import first_line
 from trainer.errors import ConfigError, Diverged, Unusable
 from trainer.ledger.directory import STATE, RunDirectory
-from trainer.ledger.journal import NoJournal
+from trainer.ledger.flagfile import read_flags
+from trainer.ledger.journal import NoJournal, read_journal
 from trainer.ledger.manifest import Manifest
 from trainer.ledger.run_info import RunInfo
 from trainer.ledger.segments import Segment, facts_in_force, read_segments
-from trainer.proof.compare import RecordDifference, Sides, TensorDifference
-from trainer.proof.legs import Leg, legs_of
+from trainer.proof.compare import TOLERANCE, RecordDifference, Sides, TensorDifference
+from trainer.proof.legs import Leg, join, stretches, typed_flags
 from trainer.proof.reopen import NotReplayable, Reopened, config_of, reopen
 from trainer.proof.replayed import ComparedLog, ComparingStore, NoEvents, NoGuard, Until
 from trainer.run.loop import Loop
@@ -27,8 +32,6 @@ from trainer.run.profile import Profile
 from trainer.run.segments import Continuation
 from trainer.views.progress import Silent
 
-TOLERANCE = 1e-4
-"""How far apart, relatively, the numbers of another kind of machine may be."""
 SAVED, REPLAYED = "saved", "replayed"
 
 
@@ -113,6 +116,8 @@ class Replay:
     tell: Callable[[int, int], None] = lambda step, end: None
     tolerance: float = TOLERANCE
     _built: Reopened | None = None
+    _told: tuple[list[dict[str, Any]], dict[str, Any]] | None = None
+    """What the journal and `flags.txt` say."""
 
     def stretches(self, checkpoints: Sequence[Manifest | None]) -> Iterator[Stretch]:
         """Trains from each checkpoint to the next, None standing for the run's beginning; ends when interrupted."""
@@ -139,6 +144,8 @@ class Replay:
             failure = f"checkpoint {origin} cannot be restored: {error}"
         except Diverged as error:
             failure = f"it diverges, which it did not: {error}"
+        except tf.errors.OpError as error:
+            failure = f"a step fails, which it did not: {first_line(error)}"
         return Stretch(origin, target.step, failure=failure)
 
     def _trained_again(self, start: Manifest | None, target: Manifest) -> Stretch | None:
@@ -146,7 +153,7 @@ class Replay:
         origin = start.step if start else 0
         prefix = self.directory.state_prefix(origin) if start else None
         # A checkpoint of step 0 is that of an evaluation before the first step.
-        legs = [leg for leg in legs_of(self.directory, target) if leg.end > origin or target.step == 0]
+        legs = [leg for leg in self._legs(target) if leg.end > origin or target.step == 0]
         stretch = Stretch(origin, target.step)
         with tempfile.TemporaryDirectory(prefix="trainer-replay-") as folder:
             for number, leg in enumerate(legs):
@@ -166,6 +173,13 @@ class Replay:
                 stretch = stretch.after(log, store, seconds=seconds, machine=reopened.machine)
                 start, prefix = store.made, to
         return stretch
+
+    def _legs(self, target: Manifest) -> Sequence[Leg]:
+        """The legs to a checkpoint, by the journal as it was when the first ones were asked for."""
+        if self._told is None:
+            self._told = read_journal(self.directory), typed_flags(read_flags(self.directory))
+        borders = [segment.step for segment in read_segments(target)]
+        return join(stretches(*self._told, target.step), borders=borders)
 
     def _reopened(self, leg: Leg, segments: Sequence[Segment], *, ended: bool) -> Reopened:
         """The run as it was in a leg: that of the stretch before, where nothing was changed."""

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import signal
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -14,7 +14,7 @@ import tensorflow as tf
 from trainer.checkpoint.listing import tensors_to_write
 from trainer.checkpoint.tensors import DAMAGE, first_line
 from trainer.ledger.directory import RunDirectory
-from trainer.ledger.log import MetricLog
+from trainer.ledger.log import MetricLog, log_lines
 from trainer.ledger.manifest import RUN_REASONS, Manifest, eval_relation, train_relation
 from trainer.ledger.record import Record, compact_json
 from trainer.process.signals import StopRequest
@@ -32,7 +32,7 @@ from trainer.timeline.cadence import Progress
 from trainer.timeline.schedule import EVALUATION
 
 _SECTIONS = ("step", "examples", "epoch", "train", "open_window", "eval")
-_DECIDED = ("best", "modes", "early_stop", "save_if", "pending", "segments", "ended")
+_DECIDED = ("modes", "early_stop", "save_if", "pending", "segments", "ended")
 """What of a manifest's `control` follows from the run alone: seconds and the events' bytes do not."""
 _OF_DATA = ("mode", "fingerprint")
 
@@ -72,7 +72,7 @@ class ComparedLog(MetricLog):
         super().__init__(directory)
         self._sides = sides
         self.comparable = comparable
-        self._lines = _lines(directory, start.log.bytes if start else 0)
+        self._lines = log_lines(directory, start.log.bytes if start else 0)
         if start:
             self._records = self.durable = start.log.records
             self._bytes = start.log.bytes
@@ -239,16 +239,6 @@ class NoGuard:
         """Finds nothing wrong."""
 
 
-def _lines(directory: RunDirectory, start: int) -> Iterator[bytes]:
-    """The whole lines of a run's log from a byte on, without their ends."""
-    rest = b""
-    if not directory.files.exists(directory.metrics):
-        return
-    for block in directory.files.blocks(directory.metrics, start=start):
-        *lines, rest = (rest + block).split(b"\n")
-        yield from lines
-
-
 def _comparable(target: Manifest, made: Manifest) -> tuple[dict[str, Any], dict[str, Any]]:
     """What two manifests say that follows from the run alone, as far as the first says anything of it."""
     expected, actual = (json.loads(compact_json(manifest.to_json())) for manifest in (target, made))
@@ -262,9 +252,18 @@ def _comparable(target: Manifest, made: Manifest) -> tuple[dict[str, Any], dict[
                 **{name: side[name] for name in sections},
                 # A signal may have asked as well, and stops the repetition.
                 "reasons": sorted(RUN_REASONS.intersection(side["reasons"])),
-                "control": {name: side["control"].get(name) for name in decided},
+                "control": {name: side["control"].get(name) for name in decided} | {"best": _ranked(side, expected)},
                 "data": {name: side["data"].get(name) for name in _OF_DATA},
                 **({} if cut_short else {"log": {"records": side["log"]["records"]}}),
             }
         )
     return sides[0], sides[1]
+
+
+def _ranked(side: Mapping[str, Any], told: Mapping[str, Any]) -> dict[str, Any]:
+    """The rankings of a manifest, with what the other one tells of a candidate: an older version told less."""
+    names = {name for ranking in told["control"].get("best", {}).values() for entry in ranking for name in entry}
+    return {
+        metric: [{name: value for name, value in entry.items() if name in names} for entry in ranking]
+        for metric, ranking in side["control"].get("best", {}).items()
+    }

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Collection, Iterator
+from typing import Any, TypeAlias
 
 import numpy as np
 import tensorflow as tf
@@ -21,6 +21,9 @@ from trainer.run.program import seeds_of_step
 from trainer.run.records import metrics_and_counts
 from trainer.run.state import EVALUATION_STREAM
 from trainer.run.tracing import trace_on_batch
+
+Drawn: TypeAlias = list[tf.Tensor]
+"""Where generators stand: the integers that they hold."""
 
 _SQUARE, _WEIGHT = "explain: square", "explain: weight"
 """Metrics that are added to the user's, from which a standard error follows."""
@@ -81,6 +84,13 @@ class WindowBatches:
         self._window = window
         state = parts.state.data_state
         self._position = None if state is None else state.read_value()
+        self._left_out: frozenset[int] = frozenset()
+
+    def without(self, steps: Collection[int]) -> WindowBatches:
+        """The same but for the batches of some steps."""
+        other = copy.copy(self)
+        other._left_out = frozenset(steps)
+        return other
 
     def __iter__(self) -> Iterator[tuple[int, Batch]]:
         """Each step of the window with its batch."""
@@ -102,7 +112,7 @@ class WindowBatches:
                 while step < last:
                     batch, _ = following(arguments, tf.constant(examples, tf.int64))
                     step, examples = step + 1, examples + int(batch.examples)
-                    if step > first:
+                    if step > first and step not in self._left_out:
                         yield step, batch
         finally:
             feed.close()
@@ -130,44 +140,40 @@ class BatchMeasure:
         specs = make_feed(parts.source).specs
         self._function = trace_on_batch(specs, self._measure, seeds=(self._accumulate, 2))
         self._changed = [variable for variable in self._function.graph.variables if not variable.trainable]
-        self.begin()
-
-    def begin(self) -> None:
-        """Begins a new mean."""
+        self._drawn = [variable for variable in self._changed if variable.dtype.is_integer]
         assert self._layout is not None
         self._totals = np.zeros([self._layout.width])
 
-    def add(self, step: int, batch: Batch, before: Sequence[tf.Tensor] | None = None) -> None:
+    def drawn(self) -> Drawn:
+        """Where the generators stand that the model carries, such as those of the masks of a Keras dropout."""
+        return [variable.read_value() for variable in self._drawn]
+
+    def add(self, step: int, batch: Batch, drawn: Drawn | None = None) -> None:
         """Adds the batch of a train step.
 
         Args:
           step: that train step.
           batch: its batch.
-          before: what `keep` gave before the step: a generator of dropout masks then draws the same ones again.
+          drawn: what `drawn` gave before the step, so that the same masks are drawn again; None draws others each time.
         """
-        kept = self.keep()
-        if before is not None:
-            self._put_back(before)
+        kept = [variable.read_value() for variable in self._changed]
+        for variable, value in zip(self._drawn, drawn or (), strict=drawn is not None):
+            variable.assign(value)
         done = step - 1
         if self._training:
             seeds = seeds_of_step(self._parts.config.seed, tf.constant(done, tf.int64), self._accumulate)
         else:
             seeds = fold_in(run_seed(self._parts.config.seed), EVALUATION_STREAM, done)[None]
         self._totals += self._function(batch.values, batch.weights, tf.constant(seeds)).numpy()
-        self._put_back(kept)
-
-    def keep(self) -> list[tf.Tensor]:
-        """The values of what measuring changes, such as the moments of a batch normalisation."""
-        return [variable.read_value() for variable in self._changed]
+        drawn_on = {id(variable) for variable in self._drawn} if drawn is None else set()
+        for variable, value in zip(self._changed, kept, strict=True):
+            if id(variable) not in drawn_on:
+                variable.assign(value)
 
     def means(self) -> tuple[Any, float]:
-        """The means since `begin`, and what the examples weigh in all."""
+        """The means over the batches so far, and what their examples weigh in all."""
         assert self._layout is not None
         return self._layout.means(self._totals), float(self._totals[0])
-
-    def _put_back(self, values: Sequence[tf.Tensor]) -> None:
-        for variable, value in zip(self._changed, values, strict=True):
-            variable.assign(value)
 
     def _measure(self, values: dict[str, tf.Tensor], weights: tf.Tensor | None, seeds: tf.Tensor) -> tf.Tensor:
         totals: list[tf.Tensor] = []

@@ -10,6 +10,7 @@ from trainer.data import Source
 from trainer.errors import Unusable
 from trainer.ledger.directory import STATE, RunDirectory
 from trainer.ledger.evaluations import checkpoint_identity
+from trainer.ledger.journal import read_journal
 from trainer.ledger.manifest import BadManifest, Manifest
 from trainer.ledger.record import Record
 from trainer.run.evaluate import Evaluator
@@ -53,7 +54,8 @@ class Measuring:
         self._choose = choose
         self._interrupted = interrupted
         self._opened = False
-        self._evaluators: dict[str, tuple[Evaluator, Pace]] = {}
+        self._evaluators: dict[tuple[str, str], tuple[Evaluator, Pace]] = {}
+        self._jit: dict[int, str] = {}
 
     def open(self, manifest: Manifest) -> bool:
         """Takes up the run as it was at `manifest`; returns whether with another model, and splits, than before.
@@ -94,6 +96,22 @@ class Measuring:
             # Then what was read may be the beginning of another one.
             raise Gone
 
+    def build(self, manifest: Manifest, split: str) -> tuple[Evaluator, Pace]:
+        """The program that evaluates the split as the attempt did that saved the checkpoint, traced once."""
+        run, jit = self.run, self._jit_of(manifest.attempt)
+        if (split, jit) not in self._evaluators:
+            evaluator = Evaluator(
+                run.experiment,
+                run.model,
+                self.sources[split],
+                split=split,
+                seed=run.info.seed,
+                jit=jit == "chunk",
+            )
+            evaluator.build()
+            self._evaluators[split, jit] = evaluator, Pace(_TICK)
+        return self._evaluators[split, jit]
+
     def record(self, manifest: Manifest, split: str) -> Record | None:
         """The record of one evaluation with the weights that are loaded; None when it was interrupted.
 
@@ -103,18 +121,7 @@ class Measuring:
         if self._interrupted():
             return None
         run = self.run
-        if split not in self._evaluators:
-            evaluator = Evaluator(
-                run.experiment,
-                run.model,
-                self.sources[split],
-                split=split,
-                seed=run.info.seed,
-                jit=run.info.jit == "chunk",
-            )
-            evaluator.build()
-            self._evaluators[split] = evaluator, Pace(_TICK)
-        evaluator, pace = self._evaluators[split]
+        evaluator, pace = self.build(manifest, split)
         measured = evaluator.run(pace, self._interrupted)
         if measured is None:
             return None
@@ -129,6 +136,15 @@ class Measuring:
             metrics=metrics,
             nonfinite=nonfinite,
         )
+
+    def _jit_of(self, attempt: int) -> str:
+        """How the programs of an attempt were compiled: as its flags say, else as the run began."""
+        if attempt not in self._jit:
+            starts = [entry for entry in read_journal(self._directory) if entry["event"] == "start"]
+            asked = {entry["attempt"]: (entry.get("flags") or {}).get("jit") for entry in starts}
+            self._jit = {number: jit for number, jit in asked.items() if jit in ("none", "chunk")}
+            self._jit.setdefault(attempt, self.run.info.jit)
+        return self._jit[attempt]
 
     def _is_there(self, step: int, identity: str) -> bool:
         try:

@@ -32,14 +32,14 @@ def explanation_lines(explanation: Mapping[str, Any], run_dir: str, width: int |
     gap = values[-1] - values[0]
     measured = f"{split} {metric} of checkpoint {step}" if split else f"{metric} of checkpoint {step}"
     lines = [
-        f"{run_dir}: why the logged train {metric} {values[0]} is not the {measured}, {values[-1]}",
+        f"{run_dir}: why the logged train {metric} {plain(values[0])} is not the {measured}, {plain(values[-1])}",
         f"the log averages the steps {a + 1} to {b}{_origin(explanation)}",
         "",
     ]
     names = [term["name"].replace("_", " ") for term in terms]
     errors = ["" if term["stderr"] is None else f"± {_short(term['stderr'])}" for term in terms]
-    differences = [f"{after - before:+}" for before, after in itertools.pairwise(values)]
-    rows = list(zip(names, map(str, values), ["", *differences], errors, strict=True))
+    differences = [signed(after - before) for before, after in itertools.pairwise(values)]
+    rows = list(zip(names, map(plain, values), ["", *differences], errors, strict=True))
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     head = [
         name.rjust(max(size, len(name))) for name, size in zip(("value", "difference", ""), widths[1:], strict=True)
@@ -60,12 +60,22 @@ def explanation_lines(explanation: Mapping[str, Any], run_dir: str, width: int |
             lines += textwrap.wrap(term["meaning"], width, initial_indent=start, subsequent_indent=" " * left) or [
                 start
             ]
-    lines += ["", f"gap {gap:+}{_largest(explanation, dict(zip(names, ['', *differences], strict=True)), gap)}"]
+    lines += ["", f"gap {signed(gap)}{_largest(explanation, dict(zip(names, ['', *differences], strict=True)), gap)}"]
     if opened := explanation["open_steps"]:
         steps = f"step {opened[0]} is" if len(opened) == 1 else f"the steps {opened[0]} to {opened[-1]} are"
         lines.append(f"{steps} in no record yet: checkpoint {step} lies inside the window that is open there")
     lines += [f"note: {note}" for note in explanation["notes"]]
     return lines
+
+
+def plain(value: Decimal) -> str:
+    """A value without an exponent."""
+    return f"{value:f}"
+
+
+def signed(difference: Decimal) -> str:
+    """A difference with its sign, without an exponent."""
+    return f"{difference:+f}"
 
 
 def rounded(values: Sequence[float]) -> list[Decimal]:
@@ -80,8 +90,11 @@ def _origin(explanation: Mapping[str, Any]) -> str:
     if explanation["reproduced"] is None:
         return ""
     start = explanation["replayed_from"]
-    how = "to the last bit" if explanation["reproduced"] else "but for the last bits"
-    return f", trained again from {f'checkpoint {start}' if start else 'the beginning'}: reproduced {how}"
+    how = "reproduced to the last bit"
+    if not explanation["reproduced"]:
+        near = any(term["name"] == "own_update" for term in explanation["terms"])
+        how = "reproduced but for the last bits" if near else "not reproduced"
+    return f", trained again from {f'checkpoint {start}' if start else 'the beginning'}: {how}"
 
 
 def _largest(explanation: Mapping[str, Any], differences: Mapping[str, str], gap: Decimal) -> str:

@@ -185,7 +185,17 @@ def first_difference(directory: Path, records: Sequence[Record]) -> int | None:
       directory: `events/` of a run.
       records: All records of its log, in order.
     """
-    return _difference(_surviving(directory, strict=False), list(_events_of(records)))
+    return compare_events(directory, records, strict=False)[0]
+
+
+def compare_events(directory: Path, records: Sequence[Record], *, strict: bool) -> tuple[int | None, int]:
+    """As `first_difference`; and how many summaries there are that TensorBoard shows.
+
+    Raises:
+      ValueError: `strict`, and a file is damaged; the message names it.
+    """
+    shown = _surviving(directory, strict=strict)
+    return _difference(shown, list(_events_of(records))), len(shown)
 
 
 def _our_files(directory: Path) -> list[tuple[int, Path]]:

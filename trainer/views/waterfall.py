@@ -7,10 +7,9 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from trainer.errors import Unwritable
+from trainer.storage.whole import write_whole
 from trainer.views.drawing import (
     BLUE,
     FAINT,
@@ -23,7 +22,7 @@ from trainer.views.drawing import (
     drawing_style,
     encoded,
 )
-from trainer.views.explanation import rounded
+from trainer.views.explanation import plain, rounded, signed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -82,7 +81,7 @@ def draw_waterfall(explanation: Mapping[str, Any], path: str | os.PathLike[str])
 
     Args:
       explanation: the object that `trainer.explain --json` prints.
-      path: the file to write, `.svg`, `.png` or `.pdf`; one that is there is replaced.
+      path: the file to write, `.svg`, `.png` or `.pdf`, at once; one that is there is replaced, and folders are made.
 
     Raises:
       ConfigError: matplotlib is missing, or `path` has another ending or is a folder.
@@ -92,10 +91,7 @@ def draw_waterfall(explanation: Mapping[str, Any], path: str | os.PathLike[str])
     format_name = check_plot(path)
     with drawing_style():
         content = encoded(waterfall_figure(explanation), format_name)
-    try:
-        Path(path).write_bytes(content)
-    except OSError as error:
-        raise Unwritable(f"cannot write {os.fspath(path)}: {error.strerror}; mend that, or choose another") from error
+    write_whole(os.fspath(path), content)
 
 
 def waterfall_figure(explanation: Mapping[str, Any]) -> Figure:
@@ -147,12 +143,12 @@ def labels(terms: Sequence[Term]) -> list[tuple[str, str]]:
     shown = iter(rounded([term.value for term in terms if math.isfinite(term.value)] or [0.0]))
     values = [next(shown) if math.isfinite(term.value) else None for term in terms]
     differences = [_difference(before, after) for before, after in itertools.pairwise(values)]
-    texts = [_NOT_FINITE if value is None else f"{value:f}" for value in values]
+    texts = [_NOT_FINITE if value is None else plain(value) for value in values]
     return list(zip(texts, ["", *differences], strict=True))
 
 
 def _difference(before: Decimal | None, after: Decimal | None) -> str:
-    return _NOT_FINITE if before is None or after is None else f"{after - before:+f}".replace("-", "−")
+    return _NOT_FINITE if before is None or after is None else signed(after - before).replace("-", "−")
 
 
 def _set_axes(axes: Axes, terms: Sequence[Term], names: Sequence[str], metric: str) -> None:

@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from trainer.checkpoint.tensors import DAMAGE, first_line
 from trainer.ledger.manifest import Manifest
-from trainer.proof.audit.evidence import Evidence, Findings, NotChecked, counted
+from trainer.proof.audit.evidence import Evidence, Findings, NotChecked, Tell, counted
 from trainer.proof.audit.places import state_file
 from trainer.views import formatting
 
@@ -42,14 +42,14 @@ class Contents:
         return f"{formatting.size(int(self.bytes / self.seconds))}/s" if self.seconds > 0.1 else ""
 
 
-def read_contents(evidence: Evidence, tell: Callable[[int, int], None]) -> Contents:
+def read_contents(evidence: Evidence, tell: Tell) -> Contents:
     """Reads every checkpoint: one thread the bytes of its files, TensorFlow meanwhile its tensors.
 
     A checkpoint that retention deletes meanwhile is left out.
 
     Args:
       evidence: what was read before.
-      tell: receives now and then how many bytes are read, and of how many; what it raises ends the reading.
+      tell: receives how many bytes are read, and of how many.
     """
     contents = Contents()
     stopped = threading.Event()
@@ -60,10 +60,11 @@ def read_contents(evidence: Evidence, tell: Callable[[int, int], None]) -> Conte
     try:
         read, total = 0, sum(sizes.values())
         for step, manifest in evidence.manifests.items():
-            contents.tensors[step] = _read_tensors(evidence, manifest, contents, functools.partial(tell, read, total))
+            line = f"reading checkpoints: {formatting.size(read)} of {formatting.size(total)}"
+            contents.tensors[step] = _read_tensors(evidence, manifest, contents, functools.partial(tell, line))
             read += sizes[step]
         while checksums.is_alive():
-            tell(total, total)
+            tell("reading the last checkpoint")
             checksums.join(timeout=0.1)
     finally:
         stopped.set()

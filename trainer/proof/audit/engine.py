@@ -11,7 +11,7 @@ from trainer.ledger.directory import RunDirectory, check_folder, no_run_director
 from trainer.ledger.run_info import RunInfo
 from trainer.ledger.segments import facts_in_force
 from trainer.proof.audit.contents import files, read_contents, tensors
-from trainer.proof.audit.evidence import Evidence, Findings, NotChecked, read_evidence
+from trainer.proof.audit.evidence import Evidence, Findings, NotChecked, Tell, read_evidence
 from trainer.proof.audit.grids import decisions, grids
 from trainer.proof.audit.identity import identity
 from trainer.proof.audit.journal import journal
@@ -66,16 +66,14 @@ class Audit:
         return {"ok": self.ok, "checks": [outcome.to_json() for outcome in self.outcomes]}
 
 
-def audit(
-    run_dir: str, tell: Callable[[int, int], None] = lambda read, total: None, *, more: Sequence[tuple[str, Check]] = ()
-) -> Audit:
+def audit(run_dir: str, tell: Tell = lambda line: None, *, more: Sequence[tuple[str, Check]] = ()) -> Audit:
     """Checks a run, which a trainer may be writing at the same time, and writes nothing.
 
     What fails while the run is written is looked at once more before it is told: between two looks it may have moved.
 
     Args:
       run_dir: its folder.
-      tell: receives how many bytes of the checkpoints are read, and of how many; what it raises ends the audit.
+      tell: receives what is being done; what it raises ends the audit.
       more: checks to be made after the others, by name.
 
     Raises:
@@ -104,15 +102,18 @@ def audit(
             ("evaluations", evaluations),
             *more,
         ]
-        outcomes = [_made(name, check, evidence) for name, check in checks]
-        again: Evidence | None = None
-        for index, (name, check) in enumerate(checks):
-            if outcomes[index].ok is False and _moves(evidence):
-                if again is None:
-                    again = read_evidence(directory)
-                    contents = read_contents(again, tell) if name in ("files", "tensors") else contents
+        outcomes = []
+        for name, check in checks:
+            tell(f"checking {name}")
+            outcomes.append(_made(name, check, evidence))
+        failed = [index for index, outcome in enumerate(outcomes) if outcome.ok is False]
+        if failed and _moved(evidence, again := read_evidence(directory)):
+            if any(checks[index][0] in ("files", "tensors") for index in failed):
+                contents = read_contents(again, tell)
+            for index in failed:
+                name, check = checks[index]
+                tell(f"checking {name} again")
                 outcomes[index] = _made(name, check, again)
-            tell(contents.bytes, contents.bytes)
     except OSError as error:
         raise Unusable(f"{run_dir} cannot be read ({error}); mend it, or its permissions") from error
     return Audit(tuple(outcomes))
@@ -159,9 +160,8 @@ def _made(name: str, check: Check, evidence: Evidence) -> Outcome:
     return Outcome(name, True, detail)
 
 
-def _moves(evidence: Evidence) -> bool:
-    """Whether the run directory is another than it was when it was read."""
-    now = read_evidence(evidence.directory)
+def _moved(evidence: Evidence, now: Evidence) -> bool:
+    """Whether the run directory is another than it was when it was read, or may be while it is looked at."""
     return (
         evidence.alive
         or now.alive

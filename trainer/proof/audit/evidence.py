@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import itertools
 import json
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from trainer.errors import Unusable
@@ -22,6 +22,10 @@ from trainer.views.attempts import RUNNING, read_attempts
 
 Findings: TypeAlias = Generator[str, None, str]
 """What a check is: it yields a line for each thing that does not hold, and returns what it has looked at."""
+
+
+Tell: TypeAlias = Callable[[str], None]
+"""Receives what is being done, again and again; what it raises ends the audit."""
 
 
 class NotChecked(Exception):
@@ -240,5 +244,5 @@ def _read_journal(directory: RunDirectory) -> list[JournalLine]:
 def _is(line: bytes, entry: Mapping[str, Any]) -> bool:
     try:
         return bool(json.loads(line) == entry)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False

@@ -1,13 +1,11 @@
-"""Where a report may go, and how it gets there: at once and whole, and never over what is not one."""
+"""Where a report may go: never over what is not one."""
 
 from __future__ import annotations
 
-import contextlib
 import os
-import uuid
 
-from trainer.errors import ConfigError, Unwritable
-from trainer.storage.files import Files, writing
+from trainer.errors import ConfigError
+from trainer.storage.files import writing
 from trainer.views.page.document import GENERATOR
 
 _PAGES = (".html", ".htm")
@@ -32,24 +30,3 @@ def check_page(path: str) -> None:
         head = file.read(_HEAD_BYTES)
     if head and GENERATOR.encode() not in head:
         raise ConfigError(f"output={path} is there, and no report of this command; remove it, or choose another file")
-
-
-def write_whole(path: str, content: bytes) -> None:
-    """Puts `content` at `path` at once: a kill leaves what was there, or all of the new. Folders are made.
-
-    Raises:
-      Unwritable: it cannot be written.
-    """
-    files, target = Files(), os.path.realpath(path)
-    folder, name = os.path.split(target)
-    files.make_directory(folder)
-    beside = os.path.join(folder, f".{name}.{uuid.uuid4().hex[:12]}")
-    try:
-        files.write(beside, content)
-        files.rename(beside, target)
-    except BaseException:
-        # What went wrong says more than what may go wrong here.
-        with contextlib.suppress(Unwritable):
-            files.remove(beside)
-        raise
-    files.sync_directory(folder)

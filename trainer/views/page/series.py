@@ -6,12 +6,13 @@ import array
 import dataclasses
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from trainer.ledger.directory import RunDirectory
+from trainer.ledger.log import log_lines
 from trainer.views.drawing import Floats
 
 _LARGEST = 2**53
@@ -70,18 +71,9 @@ def read_series(directory: RunDirectory) -> Series:
       OSError: the log cannot be read.
     """
     columns = _Columns()
-    if directory.files.exists(directory.metrics):
-        for number, line in enumerate(_lines(directory), start=1):
-            columns.add(number, line)
+    for number, line in enumerate(log_lines(directory), start=1):
+        columns.add(number, line)
     return columns.series()
-
-
-def _lines(directory: RunDirectory) -> Iterator[bytes]:
-    """The whole lines of the log."""
-    rest = b""
-    for block in directory.files.blocks(directory.metrics):
-        *lines, rest = (rest + block).split(b"\n")
-        yield from lines
 
 
 class _Column:
