@@ -42,10 +42,12 @@ def make_run(path: Path, *, checkpoints: int, records: int, attempts: int) -> No
     clock = _Clock()
     journal = Journal(directory, clock)
     best: list[dict[str, Any]] = []
+    kept: list[int] = []
     written = 0
     with open(directory.metrics, "wb") as log:
         for number in range(checkpoints):
             step = (number + 1) * every * 100
+            kept.append(step)
             if number % of_attempt == 0:
                 if number:
                     # The one before was killed: it has no stop.
@@ -96,7 +98,7 @@ def make_run(path: Path, *, checkpoints: int, records: int, attempts: int) -> No
                 },
                 data={"mode": "indexed", "fingerprint": "0" * 16},
                 for_good=True,
-                kept=(step,),
+                kept=tuple(kept),
             )
             _write_checkpoint(directory, manifest)
             journal.write("save", step=step, reasons=["interval", "best"], stall_s=0.01, bytes=manifest.size)

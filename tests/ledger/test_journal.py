@@ -106,6 +106,24 @@ def test_lines_that_are_no_entries_are_passed_over(tmp_path: pathlib.Path, line:
     assert journal_in(tmp_path).attempt == 1
 
 
+@pytest.mark.parametrize("event", ["resume", "save", "evaluate"])
+@pytest.mark.parametrize("details", [{}, {"step": None}, {"step": "8"}])
+def test_a_line_of_which_no_one_knows_the_step_is_passed_over(
+    tmp_path: pathlib.Path, event: str, details: dict[str, object]
+) -> None:
+    journal = journal_in(tmp_path)
+    journal.write(event, **details)
+    assert read_journal(RunDirectory(tmp_path)) == []
+    journal.write("stop", step=None)  # An attempt can end before it has come to one.
+    assert len(read_journal(RunDirectory(tmp_path))) == 1
+
+
+def test_a_line_that_is_nested_too_deeply_is_passed_over(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "journal.jsonl").write_bytes(b"[" * 100_000 + b"]" * 100_000 + b"\n")
+    journal_in(tmp_path).write("start")
+    assert [entry["event"] for entry in read_journal(RunDirectory(tmp_path))] == ["start"]
+
+
 def test_only_the_end_of_the_last_attempt_is_its_stop(tmp_path: pathlib.Path) -> None:
     directory = RunDirectory(tmp_path)
     assert last_stop(directory) is None

@@ -129,6 +129,7 @@ def test_a_whole_checkpoint_is_loaded(checkpoint: tuple[RunDirectory, pathlib.Pa
         *(b"", b"\n", b"{", b"\x00" * 100, b"\xff\xfe", b"[]", b"7", b"null", b'"text"', b"{}", b'{"format":1}'),
         *(MANIFEST.encode()[:length] for length in (1, 100, len(MANIFEST.encode()) - 3)),
         MANIFEST.encode() * 2,
+        pytest.param(b"[" * 100_000 + b"]" * 100_000, id="deep"),
     ],
 )
 def test_what_is_no_manifest_is_refused_with_a_reason(content: bytes) -> None:

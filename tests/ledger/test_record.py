@@ -161,6 +161,7 @@ def test_what_is_written_is_read_again_and_written_the_same(record: Record) -> N
         TRAIN_LINE.replace(b"[200,300]", b"[200]"),
         TRAIN_LINE.replace(b"[200,300]", b"null"),
         TRAIN_LINE.replace(b'{"loss":0.412,"accuracy":0.87}', b"7"),
+        pytest.param(b"[" * 100_000 + b"]" * 100_000, id="deep"),
         EVAL_LINE.replace(b'"split":"validation",', b""),
     ],
 )

@@ -58,6 +58,7 @@ def test_keys_of_a_later_version_of_the_same_format_do_no_harm(tmp_path: pathlib
     [
         *(b"", b"{", b"[]", b'"text"', b"null", b"7", b"{}", b'{"format":1}', b"\xff\xfe\x00"),
         INFO.encode()[:-20],
+        pytest.param(b"[" * 100_000 + b"]" * 100_000, id="deep"),
         INFO.encode().replace(b'"format": 1', b'"format": 2'),
         INFO.encode().replace(b'"seed"', b'"sead"'),
     ],

@@ -64,6 +64,13 @@ class Slope(trainer.Experiment):
         return trainer.Loss(per_example=error**2, metrics={"absolute": tf.abs(error)})
 
 
+@dataclasses.dataclass(frozen=True)
+class Loose(Slope):
+    """As that, and the learning rate may be another at any start, without a word."""
+
+    rate: float = trainer.field(0.05, on_resume="free")
+
+
 def points(count: int, seed: int) -> dict[str, np.ndarray]:
     generator = np.random.default_rng(seed)
     x = generator.uniform(-1, 1, [count, 3]).astype(np.float32)

@@ -20,6 +20,7 @@ from trainer.ledger.evaluations import Evaluation, append_evaluation, checkpoint
 from trainer.ledger.journal import Journal
 from trainer.ledger.manifest import Manifest
 from trainer.ledger.record import Record
+from trainer.process.lock import locked
 from trainer.proof.audit.engine import Audit, Outcome, audit
 from trainer.storage.files import Files
 
@@ -49,6 +50,29 @@ def healthy(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 def run(healthy: pathlib.Path, tmp_path: pathlib.Path) -> pathlib.Path:
     """A copy of it."""
     return pathlib.Path(shutil.copytree(healthy, tmp_path / "run"))
+
+
+@pytest.fixture(scope="module")
+def deciding(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A run with everything that decides."""
+    folder = tmp_path_factory.mktemp("deciding") / "run"
+    options = {"save_if": "validation/loss<best(validation/loss)", "early_stop": "9evals", "train_for": "24steps"}
+    train(folder, **{**BASE, **options})
+    return folder
+
+
+@pytest.fixture
+def conditional(deciding: pathlib.Path, tmp_path: pathlib.Path) -> pathlib.Path:
+    """A copy of it."""
+    return pathlib.Path(shutil.copytree(deciding, tmp_path / "conditional"))
+
+
+@pytest.fixture
+def pruned(tmp_path: pathlib.Path) -> pathlib.Path:
+    """A run of which few checkpoints stayed."""
+    folder = tmp_path / "pruned"
+    train(folder, **{**BASE, "keep_last": 1, "keep_best": 0, "keep_every": "16steps"})
+    return folder
 
 
 def found(folder: pathlib.Path) -> dict[str, Outcome]:
@@ -210,14 +234,15 @@ def test_a_garbled_manifest(run: pathlib.Path) -> None:
     named(run, "files", "checkpoint 16 is damaged", "not JSON")
 
 
-@pytest.mark.parametrize("section", ["control", "data", "open_window", "train", "eval", "log", "kept", "parent"])
-def test_a_manifest_of_nonsense_is_told_and_no_crash(run: pathlib.Path, section: str) -> None:
-    path = checkpoints(run)[16] / "manifest.json"
-    told = json.loads(path.read_bytes())
-    del told["crc32"]
-    for value in (7, "x", {"best": 3, "pending": 5, "cadence": 1, "segments": 9}):
+@pytest.mark.parametrize("value", [7, "x", {"best": 3, "pending": 5, "cadence": 1, "segments": 9}], ids=str)
+def test_manifests_of_nonsense_are_told_and_no_crash(run: pathlib.Path, value: Any) -> None:
+    sections = ("control", "data", "open_window", "train", "eval", "log", "kept", "parent")
+    for section, folder in zip(sections, checkpoints(run).values(), strict=False):
+        path = folder / "manifest.json"
+        told = json.loads(path.read_bytes())
+        del told["crc32"]
         path.write_text(json.dumps({**told, section: value}))
-        assert failing(run)
+    assert failing(run)
 
 
 def test_a_garbled_run_json(run: pathlib.Path) -> None:
@@ -237,9 +262,10 @@ def test_a_checkpoint_of_another_run(run: pathlib.Path) -> None:
     named(run, "identity", "checkpoint 16 belongs to the run somebody")
 
 
-def test_a_checkpoint_trained_on_other_data(run: pathlib.Path) -> None:
-    forge_manifest(run, 16, lambda value: value["data"].update(fingerprint="0000"))
-    named(run, "identity", "checkpoint 16 was trained on data of fingerprint 0000")
+@pytest.mark.parametrize(("fact", "value"), [("fingerprint", "0000"), ("mode", "stream")])
+def test_a_checkpoint_trained_on_other_data(run: pathlib.Path, fact: str, value: str) -> None:
+    forge_manifest(run, 16, lambda manifest: manifest["data"].update({fact: value}))
+    named(run, "identity", f"checkpoint 16 was trained on data of {fact} {value}")
 
 
 def test_segments_that_do_not_go_on(run: pathlib.Path) -> None:
@@ -305,6 +331,11 @@ def test_a_record_that_tensorboard_does_not_show(run: pathlib.Path) -> None:
     shutil.rmtree(run / "events")
     events.rename(run / "events")
     assert named(run, "tensorboard") == "TensorBoard does not show what the log says of step 7"
+
+
+def test_weights_that_were_not_measured(run: pathlib.Path) -> None:
+    forge_records(run, at(1, weights="ema"))
+    named(run, "grids", "at step 10 with raw weights is due, and record 2", "with ema weights, is there")
 
 
 @pytest.mark.parametrize("index", [0, 2, 5, -2, -1])
@@ -400,6 +431,22 @@ def test_a_best_that_is_not(run: pathlib.Path) -> None:
     assert failing(run) == ["decisions"]
 
 
+@pytest.mark.parametrize("name", ["early_stop", "save_if", "modes"])
+def test_a_part_of_the_decisions_that_is_gone(conditional: pathlib.Path, name: str) -> None:
+    forge_manifest(conditional, 24, lambda value: value["control"].pop(name))
+    named(conditional, "decisions", f"checkpoint 24 says {name} is None")
+
+
+def test_what_an_older_version_did_not_tell_is_no_failure(conditional: pathlib.Path) -> None:
+    def change(value: dict[str, Any]) -> None:
+        for name in ("early_stop", "save_if", "modes", "segments"):
+            del value["control"][name]
+        value.update(kept=None, for_good=True)
+
+    forge_manifest(conditional, 24, change)
+    assert failing(conditional) == []
+
+
 def test_a_best_reason_that_is_not(run: pathlib.Path) -> None:
     forge_manifest(run, 16, lambda value: value.update(reasons=["interval", "best"]))
     named(run, "decisions", "checkpoint 16 was saved for interval and best")
@@ -409,6 +456,48 @@ def test_a_best_reason_that_is_not(run: pathlib.Path) -> None:
 def test_a_checkpoint_where_none_is_due(run: pathlib.Path) -> None:
     forge_manifest(run, 13, lambda value: value.update(reasons=["interval"], kept=[8, 10, 13]))
     named(run, "grids", "checkpoint 13 was saved for interval, where none is due")
+
+
+@pytest.mark.parametrize(
+    ("step", "kept", "words"),
+    [
+        (40, [33, 40], "checkpoint 40 says that step 33 stays, which was not there to be kept"),
+        # Neither among the last nine nor, without it, all of them.
+        (40, [8, 10, 16, 20, 24, 30, 40], "stay, and by its flags [8, 10, 16, 20, 24, 30, 32, 40] do"),
+        # The first after a resume: what was taken away meanwhile nobody knows, but nothing comes back.
+        (16, [8, 9, 16], "checkpoint 16 says that step 9 stays"),
+        (13, [7], "checkpoint 13 says that step 7 stays"),
+    ],
+)
+def test_kept_checkpoints_that_are_not(run: pathlib.Path, step: int, kept: list[int], words: str) -> None:
+    forge_manifest(run, step, lambda value: value.update(kept=kept))
+    assert words in named(run, "grids")
+
+
+def test_a_manifest_that_no_longer_says_what_stays(run: pathlib.Path) -> None:
+    forge_manifest(run, 40, lambda value: value.update(kept=None))
+    named(run, "manifests", "checkpoint 40 does not say which checkpoints stay")
+
+
+def test_a_checkpoint_kept_for_good_that_no_flag_keeps(run: pathlib.Path) -> None:
+    forge_manifest(run, 20, lambda value: value.update(for_good=True))
+    named(run, "grids", "checkpoint 20 says for_good is True, and by keep_every it is False")
+
+
+def test_a_best_and_one_for_good_that_are_not_kept(pruned: pathlib.Path) -> None:
+    assert failing(pruned) == []
+    kept = Manifest.load(RunDirectory(pruned), 40).kept
+    assert kept == (16, 32, 40)
+    forge_manifest(pruned, 40, lambda value: value.update(kept=[32, 40]))
+    named(pruned, "grids", "checkpoint 40 says that [32, 40] stay, and by its flags [16, 32, 40] do")
+    forge_manifest(pruned, 40, lambda value: value.update(kept=list(kept)))
+    forge_manifest(pruned, 32, lambda value: value.update(for_good=False))
+    named(pruned, "grids", "checkpoint 32 says for_good is False, and by keep_every it is True")
+
+
+def test_seconds_that_go_back(run: pathlib.Path) -> None:
+    forge_manifest(run, 24, lambda value: value["control"]["cadence"].update(seconds=1e-9))
+    named(run, "manifests", "checkpoint 24 was saved after 1e-09 s of the run, and checkpoint 20 after")
 
 
 def test_a_transient_that_is_not(run: pathlib.Path) -> None:
@@ -477,6 +566,11 @@ def test_an_attempt_that_is_missing(run: pathlib.Path) -> None:
     named(run, "journal", "the journal has attempt 2 after attempt 0")
 
 
+def test_a_line_of_an_attempt_that_was_over(run: pathlib.Path) -> None:
+    edit_journal(run, lambda lines: [*lines, next(line for line in lines if line_of("times", attempt=1)(line))])
+    named(run, "journal", "is of attempt 1, after those of attempt 2")
+
+
 def test_a_resume_from_what_nobody_saved(run: pathlib.Path) -> None:
     def change(lines: list[bytes]) -> list[bytes]:
         return [line.replace(b'"step":13', b'"step":12') if line_of("resume")(line) else line for line in lines]
@@ -496,6 +590,84 @@ def test_a_save_of_other_bytes(run: pathlib.Path) -> None:
 
     edit_journal(run, change)
     named(run, "journal", "checkpoint 16 has", "and was noted with 5")
+
+
+def changed(event: str, step: int, /, **changes: Any) -> Callable[[list[bytes]], list[bytes]]:
+    """Changes what the journal says of an event at a step."""
+
+    def change(line: bytes) -> bytes:
+        is_it = line_of(event, step=step)(line)
+        return json.dumps({**json.loads(line), **changes}).encode() + b"\n" if is_it else line
+
+    return lambda lines: [change(line) for line in lines]
+
+
+def test_a_save_for_other_reasons(run: pathlib.Path) -> None:
+    edit_journal(run, changed("save", 16, reasons=["final"]))
+    named(run, "journal", "checkpoint 16 was saved for interval, and noted for final")
+
+
+def test_reasons_that_were_added_before_a_kill_are_no_failure(run: pathlib.Path) -> None:
+    # As where an evaluation was made up for, and the line that says so is missing.
+    edit_journal(run, changed("save", 13, reasons=[]))
+    assert failing(run) == []
+
+
+def test_a_save_of_a_checkpoint_that_is_gone_for_other_reasons(run: pathlib.Path) -> None:
+    shutil.rmtree(checkpoints(run)[8])
+    edit_journal(run, changed("save", 8, reasons=["final"]))
+    named(run, "grids", "by the journal step 8 was saved for final, where interval is due")
+
+
+def test_a_save_that_was_noted_twice(run: pathlib.Path) -> None:
+    edit_journal(run, lambda lines: [line for one in lines for line in [one] * (1 + line_of("save", step=24)(one))])
+    named(run, "journal", "notes once more that attempt 2 saved step 24")
+
+
+@pytest.mark.parametrize("changes", [{"step": 4000}, {"saved": False}])
+def test_a_stop_elsewhere(run: pathlib.Path, changes: dict[str, Any]) -> None:
+    edit_journal(run, changed("stop", 40, **changes))
+    named(run, "journal", f"attempt 2 stopped at step {changes.get('step', 40)}", "its last checkpoint is 40")
+
+
+def test_an_evaluation_that_was_not_noted(run: pathlib.Path) -> None:
+    edit_journal(run, lambda lines: [line for line in lines if not line_of("evaluate", step=20)(line)])
+    named(run, "journal", "attempt 2 evaluated step 20, and did not note it")
+
+
+def test_a_save_whose_line_a_full_disk_has_torn_leaves_the_parents_unknown(run: pathlib.Path) -> None:
+    def tear(line: bytes) -> list[bytes]:
+        fault = json.dumps({**json.loads(line), "event": "fault"}).encode() + b"\n"
+        return [line[:20] + b"\n", fault] if line_of("save", step=24)(line) else [line]
+
+    edit_journal(run, lambda lines: [part for line in lines for part in tear(line)])
+    assert found(run)["manifests"].ok
+
+
+@pytest.mark.parametrize("change", [b"--log_every=8\n", b""])
+def test_flags_that_the_last_attempt_did_not_have(run: pathlib.Path, change: bytes) -> None:
+    path = run / "flags.txt"
+    path.write_bytes(path.read_bytes().replace(b"--log_every=7\n", change))
+    told = change.decode()[12:].strip() or None
+    assert named(run, "journal") == f"flags.txt says log_every is {told}, and attempt 2 began with 7"
+
+
+def test_flags_of_an_attempt_that_was_killed_before_it_wrote_them_are_no_failure(run: pathlib.Path) -> None:
+    Journal(RunDirectory(run)).write("start", flags={"log_every": "9"})
+    assert failing(run) == []
+
+
+def test_a_line_that_is_nested_too_deeply(run: pathlib.Path) -> None:
+    deep = b'{"a":' * 100_000 + b"7" + b"}" * 100_000 + b"\n"
+    for name in ("journal.jsonl", "metrics.jsonl", "evaluations.jsonl"):
+        path = run / name
+        first, *others = path.read_bytes().splitlines(keepends=True)
+        path.write_bytes(b"".join([first, deep, *others]))
+    (checkpoints(run)[16] / "manifest.json").write_bytes(deep)
+    assert {"files", "log", "journal"} <= set(failing(run))
+    path = run / "metrics.jsonl"
+    path.write_bytes(path.read_bytes().replace(deep, b""))
+    named(run, "evaluations", "line 2 of evaluations.jsonl is damaged")
 
 
 def test_a_save_that_was_not_noted(run: pathlib.Path) -> None:
@@ -592,6 +764,26 @@ def test_a_torn_evaluation_is_no_failure(run: pathlib.Path) -> None:
     assert "1 torn" in outcome.detail
 
 
+def test_an_evaluation_that_is_there_twice(run: pathlib.Path) -> None:
+    path = run / "evaluations.jsonl"
+    line = path.read_bytes()
+    path.write_bytes(line + line.replace(b"0.5", b"0.25"))
+    named(run, "evaluations", "line 2 of evaluations.jsonl evaluates once more what line 1 does")
+    # On other data it is another one.
+    path.write_bytes(line + line.replace(b'"abc"', b'"abd"'))
+    assert found(run)["evaluations"].ok
+
+
+def test_an_evaluation_of_a_step_that_the_run_did_not_reach(run: pathlib.Path) -> None:
+    append_evaluation(
+        RunDirectory(run),
+        Evaluation(Record("eval", 48, 192, 9.6, {"loss": 0.5}, split="test", weights="raw"), "0123abcd", "abc"),
+    )
+    assert found(run)["evaluations"].ok  # It may have been there before the attempt that resumed.
+    edit_journal(run, lambda lines: [line for line in lines if not line_of("resume")(line)])
+    named(run, "evaluations", "line 2 of evaluations.jsonl is of step 48, which the run did not reach")
+
+
 def test_a_folder_that_is_no_run(tmp_path: pathlib.Path) -> None:
     with pytest.raises(Unusable, match="does not exist"):
         audit(str(tmp_path / "nothing"))
@@ -616,7 +808,7 @@ def test_what_ends_the_reading_ends_the_audit(run: pathlib.Path) -> None:
     class Stop(Exception):
         pass
 
-    def tell(read: int, total: int) -> None:
+    def tell(line: str) -> None:
         raise Stop
 
     with pytest.raises(Stop):
@@ -636,3 +828,21 @@ def test_a_second_look_is_taken_while_the_run_moves(run: pathlib.Path, monkeypat
 
     result = audit(str(run), more=[("further", check)])  # type: ignore[list-item]
     assert (result.outcomes[-1].ok, result.outcomes[-1].detail, len(looks)) == (True, "it rests", 2)
+
+
+def test_a_second_look_is_taken_while_a_trainer_holds_the_run(run: pathlib.Path) -> None:
+    # It has not written anything since: what it holds in memory may be on its way.
+    Journal(RunDirectory(run)).write("start", flags={})
+    looks = []
+
+    def check(evidence: Any) -> Iterator[str]:
+        looks.append(evidence)
+        if len(looks) == 1:
+            yield "it moved"
+        return "it rests"
+
+    with locked(RunDirectory(run).lock):
+        result = audit(str(run), more=[("further", check)])  # type: ignore[list-item]
+    assert (result.outcomes[-1].ok, len(looks)) == (True, 2)
+    audit(str(run), more=[("further", check)])  # type: ignore[list-item]
+    assert len(looks) == 3

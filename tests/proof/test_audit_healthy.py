@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import pathlib
+import shutil
 import signal
 import threading
 import time
@@ -11,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from audited import Slope, train
+from audited import Loose, Slope, train
 
 import trainer
 from trainer.checkpoint.rewind import rewind
@@ -54,7 +55,8 @@ def killed_before_its_first_checkpoint(folder: pathlib.Path) -> None:
     train(folder, async_save=False, verify_saves="all", keep_last=1, keep_best=0, **BASE)
 
 
-def signalled_within_an_evaluation(folder: pathlib.Path) -> None:
+def signal_within_an_evaluation(folder: pathlib.Path) -> None:
+    """Trains to step 20, which is then to be evaluated by whoever goes on."""
     run = Evaluator.run
 
     def cut(evaluator: Evaluator, pace: Pace, interrupted: Callable[[], bool]) -> Any:
@@ -63,6 +65,10 @@ def signalled_within_an_evaluation(folder: pathlib.Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Evaluator, "run", cut)
         train(folder, stop=20, **BASE)
+
+
+def signalled_within_an_evaluation(folder: pathlib.Path) -> None:
+    signal_within_an_evaluation(folder)
     check(folder)
     # With other flags from there on, so that the two legs meet where something was left to do.
     train(folder, **{**BASE, "log_every": 5})
@@ -139,6 +145,28 @@ def with_segments(folder: pathlib.Path) -> None:
     train(folder, Slope(rate=0.02, examples=26, batch_size=5), allow_change="data,parameters", seed=17, **BASE)
 
 
+def with_a_parameter_that_is_free(folder: pathlib.Path) -> None:
+    train(folder, Loose(), stop=13, **BASE)
+    check(folder)
+    train(folder, Loose(rate=0.02), **BASE)
+
+
+def with_retention_of_every_kind(folder: pathlib.Path) -> None:
+    options = {**BASE, "keep_every": "16steps", "train_for": "60steps"}
+    train(folder, stop=13, **{**options, "keep_last": 2, "keep_best": 0})
+    check(folder)
+    train(folder, kill=30, **{**options, "keep_last": 1, "keep_best": 2})
+    check(folder)
+    train(folder, stop=45, **{**options, "keep_last": 3, "keep_every": "1/4run"})
+    check(folder)
+    # Somebody makes room.
+    directory = RunDirectory(folder)
+    shutil.rmtree(directory.checkpoint(directory.committed_steps()[1]))
+    train(folder, **{**options, "keep_last": 3})
+    check(folder)
+    train(folder, **{**options, "keep_last": 1})  # Nothing to do.
+
+
 def rewound(folder: pathlib.Path) -> None:
     train(folder, keep_last=9, **BASE)
     directory = RunDirectory(folder)
@@ -163,6 +191,8 @@ SORTS = [
     with_virtual_epochs_and_no_evaluation,
     with_other_flags_later,
     with_segments,
+    with_a_parameter_that_is_free,
+    with_retention_of_every_kind,
     rewound,
 ]
 
@@ -172,7 +202,20 @@ SORTS = [
 def test_a_run_that_nobody_has_touched(sort: Callable[[pathlib.Path], None], tmp_path: pathlib.Path) -> None:
     folder = tmp_path / "run"
     sort(folder)
-    check(folder)
+    check(folder, *(("learning_rate",) if sort is with_a_parameter_that_is_free else ()))
+
+
+@pytest.mark.slow
+def test_an_evaluation_made_up_for_with_flags_that_decide_otherwise_is_not_checked_and_said(
+    tmp_path: pathlib.Path,
+) -> None:
+    folder = tmp_path / "run"
+    signal_within_an_evaluation(folder)
+    # Killed soon, it is of no step; the checkpoint has its decisions.
+    train(folder, kill=20, monitor="train/loss", save_if="validation/loss<9", **BASE)
+    found = check(folder, "grids", "decisions")
+    [grids] = [outcome for outcome in found.outcomes if outcome.name == "grids"]
+    assert grids.detail == "what a signal cut short at step 20 was made up for with flags that decide otherwise"
 
 
 def test_a_clock_in_the_log_is_not_checked_and_said(tmp_path: pathlib.Path) -> None:

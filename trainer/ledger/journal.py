@@ -131,9 +131,11 @@ def _parse(line: bytes) -> dict[str, Any] | None:
         entry = json.loads(line)
         datetime.datetime.fromisoformat(entry["time"].replace("Z", "+00:00"))
         needed = {"attempt", "event", *_NEEDED.get(entry["event"], ())}
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
-    whole = needed <= entry.keys() and all(
-        isinstance(entry[name], kinds) for name, kinds in _KINDS.items() if name in entry
+    whole = (
+        needed <= entry.keys()
+        and all(isinstance(entry[name], kinds) for name, kinds in _KINDS.items() if name in entry)
+        and not ("step" in needed and entry["step"] is None)
     )
     return entry if whole else None

@@ -97,7 +97,10 @@ class Record:
         Raises:
           ValueError: the line is not JSON, or not a record.
         """
-        value = json.loads(line)
+        try:
+            value = json.loads(line)
+        except RecursionError as error:
+            raise ValueError("not a record: nested too deeply") from error
         try:
             kind = value["kind"]
             if kind not in ("train", "eval"):

@@ -66,7 +66,7 @@ class RunInfo:
                 raise ValueError("its fixed is no object")
             names = {item.name for item in dataclasses.fields(cls)}
             return cls(**{name: known for name, known in value.items() if name in names})
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise Unusable(
                 f"{directory.run_info} cannot be read ({error}); put the original back, or choose another run_dir"
             ) from error

@@ -25,7 +25,7 @@ Check = Callable[[Evidence], Findings]
 
 MOST_FAILURES = 20
 """Failures that are told of one check: what is wrong with every record is wrong with the first ones too."""
-_GARBLED = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
+_GARBLED = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
 """What content that only someone else's hand can have made raises where it is read."""
 
 

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from trainer.decide.decisions import Decisions
 from trainer.errors import ConfigError
-from trainer.ledger.manifest import RUN_REASONS
+from trainer.ledger.manifest import RUN_REASONS, Manifest
 from trainer.proof.audit.evidence import Evidence, Findings, NotChecked, counted
+from trainer.proof.audit.retention import retention
 from trainer.proof.course import Course, Differs, Stage, decided, stages_of
+from trainer.proof.legs import OF_THE_COURSE
+from trainer.timeline.schedule import EVALUATION
+
+_DECIDING = OF_THE_COURSE - {"log_every"}
+"""The flags that say what is decided at an evaluation, and what else is due there."""
 
 
 def grids(evidence: Evidence) -> Findings:
-    """Records, evaluations and saves lie exactly where the cadences put them."""
+    """Records, evaluations and saves lie exactly where the cadences put them, and what is to stay stays."""
     stages = _stages(evidence)
     for stage in stages:
         if stage.clock:
@@ -26,6 +33,7 @@ def grids(evidence: Evidence) -> Findings:
     except Differs as difference:
         yield str(difference)
     yield from _saves(evidence, course)
+    yield from retention(evidence, course, _best_steps(evidence))
     records, saves = counted(len(evidence.records), "record"), counted(len(course.saves), "save")
     return f"{records} and {saves}, each where it is due, over {counted(len(stages), 'leg')}"
 
@@ -33,13 +41,8 @@ def grids(evidence: Evidence) -> Findings:
 def decisions(evidence: Evidence) -> Findings:
     """What each manifest says was decided is what the records before it come to."""
     stages = _stages(evidence)
-    records = evidence.records
-    borders = [0, *(_records_before(stage, evidence) for stage in stages[1:])]
-    places = [(step, manifest.log.records) for step, manifest in evidence.manifests.items()]
-    steps = iter(evidence.manifests.items())
     try:
-        for found in decided(stages, records, borders, places):
-            step, manifest = next(steps)
+        for step, manifest, found in _decided(evidence, stages):
             for what, told, known in _compared(manifest.control, found.to_json()):
                 yield f"checkpoint {step} says {what} is {told}, and by the records it is {known}"
             because = {"best", "condition"}.intersection(manifest.reasons)
@@ -55,12 +58,58 @@ def decisions(evidence: Evidence) -> Findings:
     return f"{counted(len(evidence.manifests), 'checkpoint')}, by {monitors}"
 
 
+def _decided(evidence: Evidence, stages: Sequence[Stage]) -> Iterator[tuple[int, Manifest, Decisions]]:
+    """Each checkpoint, with what is decided by the records that it counts."""
+    borders = [0, *(_records_before(stage, evidence) for stage in stages[1:])]
+    places = [(step, manifest.log.records) for step, manifest in evidence.manifests.items()]
+    found = decided(stages, evidence.records, borders, places)
+    for (step, manifest), decisions in zip(evidence.manifests.items(), found, strict=True):
+        yield step, manifest, decisions
+
+
+def _best_steps(evidence: Evidence) -> dict[int, frozenset[int]]:
+    """By step of a checkpoint, those that were the best then; as far as there is a decision, of which a check tells."""
+    best: dict[int, frozenset[int]] = {}
+    try:
+        for step, _, found in _decided(evidence, _stages(evidence)):
+            best[step] = found.kept_steps
+    except ConfigError:
+        return best
+    return best
+
+
 def _stages(evidence: Evidence) -> tuple[Stage, ...]:
     info, legs = evidence.needs_info(), evidence.needs_flags()
+    if (step := _made_up_for_otherwise(evidence)) is not None:
+        raise NotChecked(f"what a signal cut short at step {step} was made up for with flags that decide otherwise")
     try:
         return stages_of(legs, info, evidence.segments)
     except ConfigError as error:
         raise NotChecked(f"the flags in the journal cannot be: {error}") from error
+
+
+def _made_up_for_otherwise(evidence: Evidence) -> int | None:
+    """The first step that one attempt trained and another evaluated, with flags that decide otherwise; None for none.
+
+    What is known there comes from both; and where the other was killed soon, none of its steps is there to tell.
+    """
+    flags = {entry["attempt"]: entry.get("flags") for entry in evidence.entries if entry["event"] == "start"}
+    resumed = {(entry["attempt"], entry["step"]) for entry in evidence.entries if entry["event"] == "resume"}
+    late: set[int] = {
+        entry["step"]
+        for entry in evidence.entries
+        if entry["event"] in ("evaluate", "save") and (entry["attempt"], entry["step"]) in resumed
+    }
+    for step in sorted(late):
+        attempts = {
+            entry["attempt"]
+            for entry in evidence.entries
+            if entry["event"] in ("evaluate", "save", "resume") and entry["step"] == step
+        }
+        known = [noted for attempt in sorted(attempts) if isinstance(noted := flags.get(attempt), dict)]
+        if any(noted.get(name) != known[0].get(name) for noted in known for name in _DECIDING):
+            return step
+    return None
 
 
 def _compared(told: Mapping[str, Any], known: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
@@ -70,8 +119,11 @@ def _compared(told: Mapping[str, Any], known: Mapping[str, Any]) -> Iterator[tup
         if not _same_ranking(*rankings):
             yield f"the best by {metric}", _ranking(rankings[1]), _ranking(rankings[0])
     for name in ("modes", "early_stop", "save_if"):
-        if name in told and told[name] != known.get(name, {}):
-            yield f"{name}", told[name], known.get(name, {})
+        # An older version did not tell all of them.
+        if name not in told and "segments" not in told:
+            continue
+        if told.get(name) != known.get(name):
+            yield name, told.get(name), known.get(name)
 
 
 def _same_ranking(known: Any, told: Any) -> bool:
@@ -126,7 +178,8 @@ def _short_batches(stage: Stage, evidence: Evidence) -> bool:
 def _saves(evidence: Evidence, course: Course) -> Iterator[str]:
     """What of the saves is not as it is due, up to where the course has come."""
     for step, manifest in evidence.manifests.items():
-        if step <= course.reached:
+        # Of one that a signal cut short it is decided only once the evaluation is made up for.
+        if step <= course.reached and EVALUATION not in manifest.control.get("pending", ()):
             yield from _reasons(f"checkpoint {step} was saved", step, manifest.reasons, course)
     noted: dict[int, Mapping[str, Any]] = {}
     done: dict[int, int] = {}

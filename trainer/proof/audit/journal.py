@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Generator, Iterator, Mapping
 from typing import Any
 
+from trainer.ledger.flagfile import as_text, read_flags
 from trainer.proof.audit.evidence import Evidence, Findings, NotChecked, counted
+from trainer.run.config import Config
 
 _AFTER_A_KILL = frozenset({"start", "rewind"})
 _AFTER_A_FULL_DISK = frozenset({"fault", "stop"})
@@ -13,7 +16,10 @@ _AFTER_A_FULL_DISK = frozenset({"fault", "stop"})
 
 
 def journal(evidence: Evidence) -> Findings:
-    """Attempts without gaps, resumes from what was saved, saves of the bytes that are there; kills alone tear lines."""
+    """Attempts without gaps, resumes from what was saved, saves as they are there, flags as they were last given.
+
+    Kills alone tear lines. Times are left alone: a clock may be set back.
+    """
     if not evidence.journal:
         evidence.needs_info()
         yield "there is no journal, which every attempt writes to"
@@ -21,7 +27,11 @@ def journal(evidence: Evidence) -> Findings:
     torn = yield from _torn(evidence)
     yield from _attempts(evidence)
     yield from _saves(evidence)
+    yield from _reasons(evidence)
+    yield from _stops(evidence)
+    yield from _evaluations(evidence)
     yield from _segments(evidence)
+    yield from _flags(evidence)
     attempts = len({entry["attempt"] for entry in evidence.entries})
     told = f", {torn} torn" if torn else ""
     return f"{counted(len(evidence.journal), 'line')}{told}, {counted(attempts, 'attempt')}"
@@ -48,6 +58,7 @@ def _attempts(evidence: Evidence) -> Iterator[str]:
     """Attempts that are missing, out of order, or that went on from what nobody saved."""
     newest = 0
     saved: set[int] = set(evidence.manifests)
+    noted: set[tuple[int, int]] = set()
     unheard = False
     for line in evidence.journal:
         if line.entry is None:
@@ -62,6 +73,9 @@ def _attempts(evidence: Evidence) -> Iterator[str]:
             yield f"line {line.number} of the journal begins attempt {attempt} with {event}"
         newest = max(newest, attempt)
         if event == "save":
+            if (attempt, line.entry["step"]) in noted:
+                yield f"line {line.number} of the journal notes once more that attempt {attempt} saved step {step}"
+            noted.add((attempt, line.entry["step"]))
             saved.add(line.entry["step"])
         elif event == "resume" and step not in saved and not unheard and not _unnoted(evidence, attempt):
             yield f"attempt {attempt} resumed from step {step}, which no attempt before it saved"
@@ -84,6 +98,73 @@ def _saves(evidence: Evidence) -> Iterator[str]:
             yield f"checkpoint {step} was saved by attempt {manifest.attempt}, which did not note it"
         elif entry is not None and entry.get("bytes") != manifest.size:
             yield f"checkpoint {step} has {manifest.size} bytes, and was noted with {entry.get('bytes')}"
+
+
+def _reasons(evidence: Evidence) -> Iterator[str]:
+    """Checkpoints that were noted for other reasons than they tell."""
+    resumed = {entry["step"] for entry in evidence.entries if entry["event"] == "resume"}
+    noted: dict[int, Mapping[str, Any]] = {}
+    for entry in evidence.entries:
+        manifest = evidence.manifests.get(entry["step"]) if entry["event"] == "save" else None
+        if manifest is not None and entry["attempt"] >= manifest.attempt:
+            noted[manifest.step] = entry
+    for step, entry in noted.items():
+        told, known = list(entry.get("reasons") or ()), list(evidence.manifests[step].reasons)
+        # Who resumed from it may have added some, and been killed before that was noted.
+        completed = step in resumed and known[: len(told)] == told
+        if told != known and not completed:
+            yield f"checkpoint {step} was saved for {', '.join(known)}, and noted for {', '.join(told) or 'nothing'}"
+
+
+def _stops(evidence: Evidence) -> Iterator[str]:
+    """Attempts that came to their end elsewhere than where they saved last, or say so."""
+    torn = any(line.entry is None for line in evidence.journal)  # A save may have been in it.
+    last: dict[int, int] = {}
+    for entry in () if torn else evidence.entries:
+        event, attempt, step = entry["event"], entry["attempt"], entry.get("step")
+        if event in ("resume", "save"):
+            last[attempt] = entry["step"]
+        elif event == "stop" and entry.get("reason") != "error" and "saved" in entry:
+            known = last.get(attempt)
+            if entry["saved"] is not (step == known):
+                told = "saved" if entry["saved"] else "not saved"
+                yield f"attempt {attempt} stopped at step {step}, which is {told}, and its last checkpoint is {known}"
+
+
+def _evaluations(evidence: Evidence) -> Iterator[str]:
+    """Evaluations of attempts that came to their end, and did not note them though they noted others."""
+    noted = {(entry["attempt"], entry["step"]) for entry in evidence.entries if entry["event"] == "evaluate"}
+    attempts, steps = {attempt for attempt, _ in noted}, {step for _, step in noted}
+    last = {entry["attempt"]: entry for entry in evidence.entries if entry["event"] != "rewind"}
+    try:
+        records = [record for record in evidence.records if record.split and record.step not in steps]
+        stretches = evidence.stretches
+    except NotChecked:
+        return
+    for leg in stretches:
+        # At its end it may have been another attempt that evaluated.
+        for record in records if leg.attempt in attempts and _ended(last[leg.attempt]) else ():
+            if leg.start < record.step < leg.end:
+                yield f"attempt {leg.attempt} evaluated step {record.step}, and did not note it"
+
+
+def _flags(evidence: Evidence) -> Iterator[str]:
+    """Flags in `flags.txt` that the last attempt did not note."""
+    started = [entry for entry in evidence.entries if entry["event"] == "start"]
+    texts = read_flags(evidence.directory)
+    known = started[-1].get("flags") if started else None
+    # Whoever comes to its plan has written them.
+    planned = {entry["attempt"] for entry in evidence.entries if entry["event"] == "plan"}
+    if not texts or not isinstance(known, Mapping) or started[-1]["attempt"] not in planned:
+        return
+    known = {**known, "resume": "auto"}
+    for item in dataclasses.fields(Config):
+        name = item.name
+        if name not in known or name == "run_dir":  # The folder may have been moved.
+            continue
+        told, noted = texts.get(name), None if known[name] is None else as_text(known[name])
+        if told != noted and len((noted or "").splitlines()) <= 1:
+            yield f"flags.txt says {name} is {told}, and attempt {started[-1]['attempt']} began with {noted}"
 
 
 def _ended(entry: Mapping[str, Any]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -31,6 +32,7 @@ def manifests(evidence: Evidence) -> Findings:
             yield from _relation(step, split, manifest.eval.get(split), known.get(split))
         yield from _says(evidence, manifest)
     yield from _parents(evidence)
+    yield from _seconds(evidence)
     yield from _lost(evidence)
     return f"{counted(len(evidence.manifests), 'checkpoint')}, each with the records and the parent that it names"
 
@@ -63,6 +65,8 @@ def _says(evidence: Evidence, manifest: Manifest) -> Iterator[str]:
         reasons = ", ".join(manifest.reasons)
         yield f"checkpoint {step} says transient is {told['transient']}, and was saved for {reasons}"
     kept = manifest.kept
+    if kept is None and "segments" in manifest.control:
+        yield f"checkpoint {step} does not say which checkpoints stay"
     own = manifest.transient or (kept is not None and step in kept)
     if kept is not None and (list(kept) != sorted(set(kept)) or any(other > step for other in kept) or not own):
         yield f"checkpoint {step} says that {list(kept)} stay, which cannot be"
@@ -99,6 +103,16 @@ def _parents(evidence: Evidence) -> Iterator[str]:
         known = saved.get((attempt, step), newest[attempt])
         if manifest.parent != known and known != step:
             yield f"checkpoint {step} has the parent {manifest.parent}, and by the journal {known} came before it"
+
+
+def _seconds(evidence: Evidence) -> Iterator[str]:
+    """The checkpoints at which the run had taken less time than at one before, as its cadences count it."""
+    if evidence.info is None:
+        return  # What a loop of one's own calls seconds is its own affair.
+    for (before, earlier), (step, later) in itertools.pairwise(evidence.manifests.items()):
+        passed, seconds = earlier.progress.seconds, later.progress.seconds
+        if seconds < passed:
+            yield f"checkpoint {step} was saved after {seconds} s of the run, and checkpoint {before} after {passed} s"
 
 
 def _lost(evidence: Evidence) -> Iterator[str]:

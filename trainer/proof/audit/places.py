@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from trainer.ledger.directory import MANIFEST, STATE, UNFINISHED, RunDirectory
-from trainer.ledger.evaluations import Evaluation, checkpoint_identity
+from trainer.ledger.evaluations import Evaluation, Subject, checkpoint_identity
 from trainer.ledger.manifest import BadManifest
 from trainer.proof.audit.evidence import Evidence, Findings, NotChecked, counted
-from trainer.views.tensorboard import first_difference, read_scalars
+from trainer.views.tensorboard import compare_events
 
 _OURS = frozenset(
     {
@@ -32,21 +32,20 @@ def tensorboard(evidence: Evidence) -> Findings:
     directory, records = Path(evidence.directory.events), evidence.all_records
     if not directory.is_dir():
         raise NotChecked("there is no events/, which the next attempt makes again from the log")
-    shown = len(read_scalars(directory, strict=False))
-    if not shown and records:
-        raise NotChecked("events/ holds no event file of the run, which the next attempt makes again from the log")
     try:
-        read_scalars(directory, strict=True)
+        step, shown = compare_events(directory, records, strict=True)
     except ValueError as error:
         yield f"an event file is damaged: {error}"
-    step = first_difference(directory, records)
+        step, shown = compare_events(directory, records, strict=False)
+    if not shown and records:
+        raise NotChecked("events/ holds no event file of the run, which the next attempt makes again from the log")
     later = records[evidence.vouched :]
     # Beyond the newest checkpoint the events of a run that was killed, or goes on, may not be written yet; and one that
     # goes on has written more of them since the log was read.
     excused = later[0].step if later else evidence.end if evidence.alive else None
     if step is not None and (excused is None or step < excused):
         yield f"TensorBoard does not show what the log says of step {step}"
-    return f"{counted(shown, 'value')} of {counted(len(records), 'record')}"
+    return f"{counted(shown, 'event')} of {counted(len(records), 'record')}"
 
 
 def orphans(evidence: Evidence) -> Findings:
@@ -120,16 +119,17 @@ def _aside(evidence: Evidence, name: str, attempt: int, *, rewound: bool) -> Ite
 
 
 def evaluations(evidence: Evidence) -> Findings:
-    """Each later evaluation is one, and of a checkpoint that is there or gone."""
+    """Each later evaluation is one, made once, and of a checkpoint that is there or gone."""
     directory = evidence.directory
     if not directory.files.exists(directory.evaluations):
         raise NotChecked("there are none: nobody has run trainer.evaluate")
     of = dict(_identities(evidence))
+    known: dict[Subject, int] = {}
     count = torn = gone = 0
     for number, line in enumerate(directory.files.read(directory.evaluations).splitlines(keepends=True), 1):
         try:
             json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             # The brace is the last that is written.
             if line.rstrip(b"\n").endswith(b"}"):
                 yield f"line {number} of evaluations.jsonl is damaged"
@@ -142,6 +142,8 @@ def evaluations(evidence: Evidence) -> Findings:
             continue
         if line.endswith(b"\n") and evaluation.line() != line:
             yield f"line {number} of evaluations.jsonl is not as this program writes it"
+        if (first := known.setdefault(evaluation.subject, number)) != number:
+            yield f"line {number} of evaluations.jsonl evaluates once more what line {first} does"
         count += 1
         gone += of.get(evaluation.record.step) != evaluation.checkpoint
         if evaluation.record.step > evidence.end and not _rewound(evidence):
