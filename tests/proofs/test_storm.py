@@ -31,6 +31,8 @@ from storm import (
 
 from trainer.ledger.directory import RunDirectory
 from trainer.ledger.log import read_records
+from trainer.proof.audit.again import replay
+from trainer.proof.audit.engine import audit
 from trainer.timeline.schedule import RECONCILE_MODES
 from trainer.views.tensorboard import first_difference
 
@@ -103,6 +105,10 @@ def test_run_struck_at_random_moments_leaves_the_same_bytes_as_one_that_never_wa
     assert len(settled(undisturbed)) >= (5 if name == "digits" else STEPS // 7)
     for run in (struck, undisturbed):
         assert first_difference(run / "events", read_records(RunDirectory(run))) is None
+    # The program proves it by itself, too; what is beside the tests only the commands can import.
+    again = [("replay", lambda seen: replay(seen, lambda line: None, newest=3))] if name == "digits" else []
+    failed = audit(str(struck), more=again).first
+    assert failed is None, (failed.name, failed.failures)
 
 
 def weather(strike: Strike, server: Server, flags: list[str], run_dir: pathlib.Path) -> int:
