@@ -185,7 +185,6 @@ DECIDING = {
     [
         ("conditions", "carry"),
         ("conditions", "flush"),
-        ("early stop", "flush"),
         ("early stop", "align"),
         ("early stop by windows", "carry"),
     ],

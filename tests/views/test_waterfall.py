@@ -149,5 +149,6 @@ def test_another_ending_is_refused(tmp_path: pathlib.Path, name: str) -> None:
 @pytest.mark.slow
 def test_what_cannot_be_written_is_74(tmp_path: pathlib.Path) -> None:
     pytest.importorskip("matplotlib")
-    with pytest.raises(Unwritable, match=r"cannot write .*gap\.svg: No such file or directory"):
-        draw_waterfall(FULL, tmp_path / "missing" / "gap.svg")
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(Unwritable, match=r"cannot write .*file"):
+        draw_waterfall(FULL, tmp_path / "file" / "gap.svg")

@@ -324,6 +324,8 @@ class Loop:
         }
         best_steps = parts.decisions.kept_steps
         window = self._open_window()
+        # Before the save: beside a writer that has filled the disk the journal has no room.
+        self._tell_times()
         # Last: what is asked of the experiment before may change what it has registered.
         parts.state.capture()
         if complete:
@@ -340,10 +342,10 @@ class Loop:
                 last=last,
             )
         self._records.saved()
-        self._tell_times()
 
     def _tell_times(self) -> None:
         """Notes where the time went so far, for whoever asks after a kill."""
+        self._to.lock.check()
         self._to.journal.write("times", step=self._now.step, seconds=self._times.to_json())
 
     def _open_window(self) -> dict[str, object]:
