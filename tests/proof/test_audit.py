@@ -24,6 +24,8 @@ from trainer.process.lock import locked
 from trainer.proof.audit.engine import Audit, Outcome, audit
 from trainer.storage.files import Files
 
+pytestmark = pytest.mark.slow
+
 BASE: Mapping[str, Any] = {
     "train_for": "40steps",
     "log_every": 7,

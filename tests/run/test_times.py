@@ -20,6 +20,8 @@ from trainer.run.feed import HostFeed
 from trainer.run.program import Program
 from trainer.run.state import TrainState
 
+pytestmark = pytest.mark.slow
+
 SECONDS = 0.02
 """What a batch of the slow stream takes."""
 
