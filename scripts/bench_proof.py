@@ -92,7 +92,7 @@ def audit_seconds(path: str) -> tuple[float, float, float]:
     started = time.perf_counter()
     assert audit(path).ok
     seconds = time.perf_counter() - started
-    contents = read_contents(read_evidence(RunDirectory(path)), lambda read, total: None)
+    contents = read_contents(read_evidence(RunDirectory(path)), lambda line: None)
     return seconds, contents.seconds, contents.bytes / 1e9
 
 
