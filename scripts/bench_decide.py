@@ -10,14 +10,12 @@ evaluation on. Prints a table and, with --json=FILE, writes the same figures for
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import datetime
 import multiprocessing
 import os
 import statistics
 import sys
 import tempfile
-from collections.abc import Mapping
 from typing import Any
 
 from figures import Figure, show, write
@@ -60,46 +58,13 @@ def measure(name: str, parameters: int, steps: int, rounds: int, save_every: int
 
 def loop_seconds(place: str, parameters: int, steps: int, save_every: int, decides: bool) -> float:
     """How long the loop of one run took, from its first evaluation to its last, as the journal tells it."""
-    import tensorflow as tf
+    from wide import Regress
 
     import trainer
     from trainer.ledger.directory import RunDirectory
     from trainer.ledger.journal import read_journal
 
-    width = round((parameters / 2) ** 0.5)
-
-    class Wide(tf.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.layers = [
-                tf.Variable(tf.random.stateless_normal([width, width], [layer, 1], stddev=width**-0.5, alg="philox"))
-                for layer in range(2)
-            ]
-
-    @dataclasses.dataclass(frozen=True)
-    class Regress(trainer.Experiment):
-        """Has a wide perceptron reproduce its input."""
-
-        def model(self, seed: Any) -> Wide:
-            return Wide()
-
-        def optimizer(self) -> Any:
-            return trainer.optim.Adam(1e-4)
-
-        def train_data(self) -> Any:
-            return trainer.data.arrays({"x": inputs}, batch_size=64)
-
-        def eval_data(self) -> Mapping[str, Any]:
-            return {"validation": trainer.data.arrays({"x": inputs[:64]}, batch_size=64)}
-
-        def loss(self, model: Any, batch: Mapping[str, tf.Tensor], *, training: bool, seed: Any) -> trainer.Loss:
-            values = batch["x"]
-            for layer in model.layers:
-                values = tf.tanh(values @ layer)
-            error = values - batch["x"]
-            return trainer.Loss(tf.reduce_mean(error**2, axis=1), {"absolute": tf.reduce_mean(tf.abs(error), axis=1)})
-
-    inputs = tf.random.stateless_uniform([512, width], [3, 3], -1, 1, alg="philox").numpy()
+    experiment = Regress(width=round((parameters / 2) ** 0.5))
     options: dict[str, Any] = {
         "log_every": 10,
         "eval_every": EVERY,
@@ -107,7 +72,7 @@ def loop_seconds(place: str, parameters: int, steps: int, save_every: int, decid
         "train_for": steps,
         "progress": "never",
     }
-    result = trainer.Trainer(Regress(), run_dir=f"{place}/run", **options, **(WITH if decides else WITHOUT)).run()
+    result = trainer.Trainer(experiment, run_dir=f"{place}/run", **options, **(WITH if decides else WITHOUT)).run()
     assert result.reason == "target reached", result
     journal = read_journal(RunDirectory(result.run_dir))
     times = [

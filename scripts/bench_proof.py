@@ -9,7 +9,6 @@ Prints a table and, with --json=FILE, writes the same figures for scripts.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import datetime
 import multiprocessing
 import os
@@ -17,7 +16,6 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
 from typing import Any
 
 from figures import Figure, show, write
@@ -73,10 +71,12 @@ def alone(function: Any, *arguments: Any) -> Any:
 
 def make_large_run(path: str, size: int) -> None:
     """Trains a run whose three checkpoints hold `size` bytes each."""
+    from wide import Regress
+
     import trainer
 
     trainer.Trainer(
-        _wide(round((size / 24) ** 0.5)), run_dir=path, train_for=3, save_every=1, log_every=1, progress="never"
+        Regress(width=round((size / 24) ** 0.5)), run_dir=path, train_for=3, save_every=1, log_every=1, progress="never"
     ).run()
 
 
@@ -141,47 +141,11 @@ def replay_seconds(path: str, kind: str) -> float:
 
 
 def _experiment(kind: str) -> Any:
-    if kind == "digits":
-        from experiments.digits import Digits
+    from wide import Regress
 
-        return Digits()
-    return _wide(2236)
+    from experiments.digits import Digits
 
-
-def _wide(width: int) -> Any:
-    import tensorflow as tf
-
-    import trainer
-
-    class Wide(tf.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.layers = [
-                tf.Variable(tf.random.stateless_normal([width, width], [layer, 1], stddev=width**-0.5, alg="philox"))
-                for layer in range(2)
-            ]
-
-    @dataclasses.dataclass(frozen=True)
-    class Regress(trainer.Experiment):
-        """Has a wide perceptron reproduce its input."""
-
-        def model(self, seed: Any) -> Wide:
-            return Wide()
-
-        def optimizer(self) -> Any:
-            return trainer.optim.Adam(1e-4)
-
-        def train_data(self) -> Any:
-            inputs = tf.random.stateless_uniform([512, width], [3, 3], -1, 1, alg="philox").numpy()
-            return trainer.data.arrays({"x": inputs}, batch_size=64)
-
-        def loss(self, model: Any, batch: Mapping[str, tf.Tensor], *, training: bool, seed: Any) -> trainer.Loss:
-            values = batch["x"]
-            for layer in model.layers:
-                values = tf.tanh(values @ layer)
-            return trainer.Loss(tf.reduce_mean((values - batch["x"]) ** 2, axis=1))
-
-    return Regress()
+    return Digits() if kind == "digits" else Regress(width=2236)
 
 
 def main() -> None:
