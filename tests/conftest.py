@@ -6,12 +6,17 @@ import os
 import pathlib
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
 
 import trainer
+
+# What lies beside the tests can be imported by all of them; last, for folders of theirs are called as modules may be.
+sys.path.append(str(pathlib.Path(__file__).parent))
+
+import warm
 
 # Quiet, and before anything imports TensorFlow.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -32,15 +37,37 @@ def train(tmp_path: pathlib.Path) -> Callable[..., trainer.Result]:
     return run
 
 
+@pytest.fixture(scope="session")
+def warm_server() -> Iterator[warm.Server]:
+    """Forks commands in a moment, from a process that has imported what they need."""
+    server = warm.Server()
+    yield server
+    server.close()
+
+
 @pytest.fixture
-def command(tmp_path: pathlib.Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+def command(warm_server: warm.Server, tmp_path: pathlib.Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Runs `python -m trainer.COMMAND …` to its end, in the test's own folder."""
+
+    def run(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return warm_server.run(name, arguments, cwd=tmp_path, timeout=SECONDS_AT_MOST)
+
+    return run
+
+
+@pytest.fixture
+def cold_command(tmp_path: pathlib.Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """As `command`, in a Python of its own, which takes seconds.
+
+    For what only that can show: what a command imports, what is said while it starts, variables that are read then,
+    that a run does not depend on the order of sets, how the interpreter ends; and each command as it really is, once.
+    """
 
     def run(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             command_line(name, arguments),
             cwd=tmp_path,
-            env=environment(),
+            env=warm.environment(),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -52,8 +79,8 @@ def command(tmp_path: pathlib.Path) -> Callable[..., subprocess.CompletedProcess
 
 
 @pytest.fixture
-def start(tmp_path: pathlib.Path) -> Callable[..., subprocess.Popen[bytes]]:
-    """Starts `python -m trainer.COMMAND …`, for tests that kill it."""
+def start(tmp_path: pathlib.Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    """Starts `python -m trainer.COMMAND …`, for tests that kill it, also while it starts."""
     started: list[subprocess.Popen[bytes]] = []
 
     def run(name: str, *arguments: str) -> subprocess.Popen[bytes]:
@@ -61,11 +88,28 @@ def start(tmp_path: pathlib.Path) -> Callable[..., subprocess.Popen[bytes]]:
             process = subprocess.Popen(
                 command_line(name, arguments),
                 cwd=tmp_path,
-                env=environment(),
+                env=warm.environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
+        started.append(process)
+        return process
+
+    yield run
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture
+def warm_start(warm_server: warm.Server, tmp_path: pathlib.Path) -> Iterator[Callable[..., warm.Process]]:
+    """As `start`, without the seconds: for what a process does that has started."""
+    started: list[warm.Process] = []
+
+    def run(name: str, *arguments: str) -> warm.Process:
+        with (tmp_path / "output.txt").open("ab") as output:
+            process = warm_server.start(name, arguments, cwd=tmp_path, stdout=output, stderr=output)
         started.append(process)
         return process
 
@@ -95,7 +139,3 @@ def tensors_of() -> Callable[[pathlib.Path], dict[str, bytes]]:
 
 def command_line(name: str, arguments: Sequence[str]) -> list[str]:
     return [sys.executable, "-m", f"trainer.{name}", *arguments]
-
-
-def environment() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 
 import pytest
+import warm
 
 from trainer.checkpoint import folder
 from trainer.errors import ConfigError, InUse, Unusable
@@ -22,7 +23,7 @@ from trainer.ledger.run_info import RunInfo
 from trainer.process.lock import locked
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
-Start = Callable[..., "subprocess.Popen[bytes]"]
+Start = Callable[..., warm.Process]
 
 EXPERIMENT = '''
 import dataclasses
@@ -190,7 +191,7 @@ def until(condition: Callable[[], bool]) -> None:
 
 @pytest.mark.slow
 def test_a_run_is_evaluated_once_with_its_own_bits_and_status_shows_it(
-    command: Command, start: Start, tmp_path: pathlib.Path
+    command: Command, cold_command: Command, warm_start: Start, tmp_path: pathlib.Path
 ) -> None:
     experiment = tmp_path / "small_digits.py"
     experiment.write_text(EXPERIMENT)
@@ -203,7 +204,7 @@ def test_a_run_is_evaluated_once_with_its_own_bits_and_status_shows_it(
         return (tmp_path / "run" / "evaluations.jsonl").read_bytes().splitlines()
 
     # For scripts: one object, and the rest elsewhere.
-    done = command("evaluate", "run", "--which=20,latest", "--json")
+    done = cold_command("evaluate", "run", "--which=20,latest", "--json")
     assert done.returncode == 0, done.stderr
     value = json.loads(done.stdout)
     assert value["run_dir"] == "run"
@@ -263,7 +264,7 @@ def test_a_run_is_evaluated_once_with_its_own_bits_and_status_shows_it(
         )
     )
     before = lines()
-    process = start("evaluate", "run", "--which=20,30")
+    process = warm_start("evaluate", "run", "--which=20,30")
     until(lambda: "already evaluated" in (tmp_path / "output.txt").read_text())
     time.sleep(1)
     process.send_signal(signal.SIGTERM)
@@ -274,7 +275,7 @@ def test_a_run_is_evaluated_once_with_its_own_bits_and_status_shows_it(
 
 @pytest.mark.slow
 def test_it_follows_a_run_through_a_preemption_to_its_end(
-    command: Command, start: Start, tmp_path: pathlib.Path
+    command: Command, warm_start: Start, tmp_path: pathlib.Path
 ) -> None:
     (tmp_path / "small_digits.py").write_text(EXPERIMENT)
     output, directory = tmp_path / "output.txt", RunDirectory(tmp_path / "run")
@@ -282,10 +283,10 @@ def test_it_follows_a_run_through_a_preemption_to_its_end(
     def evaluated() -> set[int]:
         return {evaluation.record.step for evaluation in read_evaluations(directory)}
 
-    following = start("evaluate", "run", "--follow", "--split=test")
+    following = warm_start("evaluate", "run", "--follow", "--split=test")
     until(lambda: "waiting for the first checkpoint in run" in output.read_text())
     flags = [flag for flag in FLAGS if not flag.startswith("--keep_last")]
-    training = start("main", *flags, "--train_for=10_000_000steps", "--keep_last=1", "--save_every=1s")
+    training = warm_start("main", *flags, "--train_for=10_000_000steps", "--keep_last=1", "--save_every=1s")
     # Beside the trainer, of whose checkpoints some go before they are read.
     until(lambda: len(evaluated()) >= 2)
     training.send_signal(signal.SIGTERM)
@@ -309,8 +310,10 @@ def test_it_follows_a_run_through_a_preemption_to_its_end(
 
 
 @pytest.mark.parametrize(("end", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)], ids=["SIGTERM", "SIGINT"])
-def test_a_wait_ends_when_it_is_told_to(end: signal.Signals, code: int, start: Start, tmp_path: pathlib.Path) -> None:
-    waiting = start("evaluate", "nowhere", "--follow")
+def test_a_wait_ends_when_it_is_told_to(
+    end: signal.Signals, code: int, warm_start: Start, tmp_path: pathlib.Path
+) -> None:
+    waiting = warm_start("evaluate", "nowhere", "--follow")
     until(lambda: "waiting for the first checkpoint" in (tmp_path / "output.txt").read_text())
     waiting.send_signal(end)
     assert waiting.wait(timeout=SECONDS_AT_MOST) == code

@@ -28,10 +28,10 @@ def digits(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.P
 
 @pytest.mark.slow
 def test_it_explains_as_text_as_json_as_a_picture_and_in_the_run_directory(
-    command: Command, digits: pathlib.Path, capsys: pytest.CaptureFixture[str]
+    cold_command: Command, digits: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("matplotlib")
-    done = command("explain", "run", "--step=45", "--plot=gap.svg")
+    done = cold_command("explain", "run", "--step=45", "--plot=gap.svg")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("run: why the logged train loss ")
     assert "the steps 21 to 40, trained again from checkpoint 15: reproduced to the last bit" in done.stdout

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import warm
 
 from trainer.errors import EXIT_INTERRUPTED, EXIT_PREEMPTED, ConfigError, Unusable
 from trainer.export import main
@@ -43,11 +44,11 @@ def run() -> Command:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+def trained(tmp_path_factory: pytest.TempPathFactory, warm_server: warm.Server) -> pathlib.Path:
     """Digits, trained for two epochs, with the moving average; nobody writes to it."""
     path = tmp_path_factory.mktemp("trained")
-    command = [sys.executable, "-m", "trainer.main", "--train_for=2epochs", "--ema=0.9", "--progress=never"]
-    subprocess.run(command, cwd=path, check=True, timeout=240, env=paths())
+    flags = ["--train_for=2epochs", "--ema=0.9", "--progress=never"]
+    warm_server.run("main", flags, cwd=path, timeout=240).check_returncode()
     return path / "runs" / "digits"
 
 
@@ -120,9 +121,9 @@ def test_what_is_no_run_is_66_before_tensorflow_is_imported(run: Command, tmp_pa
 
 @pytest.mark.slow
 def test_plain_tensorflow_answers_with_it_as_the_log_says(
-    trained: pathlib.Path, command: Command, tmp_path: pathlib.Path
+    trained: pathlib.Path, cold_command: Command, tmp_path: pathlib.Path
 ) -> None:
-    done = command("export", str(trained), "--to=made/for/it")
+    done = cold_command("export", str(trained), "--to=made/for/it")
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     newest = Manifest.load(RunDirectory(trained), steps(trained)[0])
@@ -348,7 +349,9 @@ def test_output_that_cannot_be_written_keeps_nothing_from_being_exported(
 
 
 @pytest.mark.slow
-def test_code_that_was_changed_is_told_in_one_line(run_dir: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_code_that_was_changed_is_told_in_one_line(
+    run_dir: pathlib.Path, command: Command, tmp_path: pathlib.Path
+) -> None:
     (tmp_path / "changed.py").write_text(
         "import dataclasses\nimport tensorflow as tf\nfrom experiments.digits import Digits\n\n"
         "@dataclasses.dataclass(frozen=True)\nclass Changed(Digits):\n"
@@ -358,8 +361,7 @@ def test_code_that_was_changed_is_told_in_one_line(run_dir: pathlib.Path, tmp_pa
     known = json.loads((run_dir / "run.json").read_text())
     del known["crc32"]
     (run_dir / "run.json").write_text(json.dumps({**known, "experiment": "changed:Changed"}))
-    command = [sys.executable, "-m", "trainer.export", str(run_dir), f"--to={tmp_path}/to"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False, env=paths())
+    done = command("export", str(run_dir), f"--to={tmp_path}/to")
     assert (done.returncode, done.stdout) == (66, "")
     assert done.stderr.count("\n") == 1, done.stderr
     assert "holds another model than the experiment makes" in done.stderr

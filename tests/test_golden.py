@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -84,10 +85,15 @@ def test_tensorboards_view_is_that_of_the_log(name: str) -> None:
 
 
 @pytest.mark.slow
-def test_it_is_resumed_and_its_past_stays_as_it_is(name: str, run_dir: Path) -> None:
+def test_it_is_resumed_and_its_past_stays_as_it_is(
+    name: str,
+    run_dir: Path,
+    command: Callable[..., subprocess.CompletedProcess[str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     before = (run_dir / "metrics.jsonl").read_bytes()
-    command = [sys.executable, "-m", "trainer.main", f"--flagfile={run_dir}/flags.txt", f"--run_dir={run_dir}"]
-    done = subprocess.run([*command, "--train_for=120steps"], cwd=GOLDEN, capture_output=True, text=True)
+    monkeypatch.setenv("PYTHONPATH", str(GOLDEN), prepend=os.pathsep)
+    done = command("main", f"--flagfile={run_dir}/flags.txt", f"--run_dir={run_dir}", "--train_for=120steps")
     assert done.returncode == 0, done.stderr
     assert "resume from step 100" in done.stdout
     log = (run_dir / "metrics.jsonl").read_bytes()

@@ -22,9 +22,9 @@ REGRESSION = ("--experiment=regression", "--train_for=40steps", "--save_every=10
 
 
 def test_digits_by_default_reach_their_accuracy_and_the_last_lines_say_where(
-    command: Command, tmp_path: pathlib.Path
+    command: Command, cold_command: Command, tmp_path: pathlib.Path
 ) -> None:
-    ended = command("main")
+    ended = cold_command("main")
     assert ended.returncode == 0, ended.stderr
     assert ended.stderr == ""
     reached, best, last, show = ended.stdout.splitlines()[-4:]
@@ -51,7 +51,10 @@ def test_digits_by_default_reach_their_accuracy_and_the_last_lines_say_where(
 
 
 def test_cadences_that_do_not_divide_each_other_each_keep_their_own_grid(
-    command: Command, tmp_path: pathlib.Path, tensors_of: Callable[[pathlib.Path], dict[str, bytes]]
+    command: Command,
+    cold_command: Command,
+    tmp_path: pathlib.Path,
+    tensors_of: Callable[[pathlib.Path], dict[str, bytes]],
 ) -> None:
     flags = (
         "--train_for=100steps",
@@ -61,8 +64,8 @@ def test_cadences_that_do_not_divide_each_other_each_keep_their_own_grid(
         "--keep_last=100",
         "--keep_best=0",
     )
-    for run, more in {"one": (), "other": ("--tick=0.01s",)}.items():
-        ended = command("main", *flags, *more, f"--run_dir={run}", "--progress=never")
+    for train, run, more in ((cold_command, "one", ()), (command, "other", ("--tick=0.01s",))):
+        ended = train("main", *flags, *more, f"--run_dir={run}", "--progress=never")
         assert ended.returncode == 0, ended.stderr
         assert (ended.stdout, ended.stderr) == ("", "")
     records = [json.loads(line) for line in (tmp_path / "one/metrics.jsonl").read_text().splitlines()]
@@ -173,18 +176,18 @@ def test_when_all_checkpoints_are_broken_the_run_refuses_to_start_twice_and_move
 
 
 @pytest.mark.parametrize("name", ["main", "status"])
-def test_help_is_given_without_tensorflow(name: str, command: Command) -> None:
-    ended = command(name, "--help")
+def test_help_is_given_without_tensorflow(name: str, cold_command: Command) -> None:
+    ended = cold_command(name, "--help")
     assert ended.returncode == 0
     assert ended.stdout.startswith(f"usage: python -m trainer.{name}")
     assert ended.stderr == ""
 
 
 def test_the_process_ends_though_data_that_python_makes_is_read_ahead(
-    command: Command, monkeypatch: pytest.MonkeyPatch
+    cold_command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(pathlib.Path(__file__).parent / "proofs"), prepend=os.pathsep)
-    ended = command("main", "--experiment=slow_data:Slow", "--train_for=20steps", "--run_dir=run")
+    ended = cold_command("main", "--experiment=slow_data:Slow", "--train_for=20steps", "--run_dir=run")
     assert ended.returncode == 0, ended.stderr
     assert "target reached at step 20" in ended.stdout
 

@@ -16,12 +16,14 @@ README = (ROOT / "README.md").read_text()
 
 
 def test_the_experiment_of_the_readme_trains(
-    command: Callable[..., subprocess.CompletedProcess[str]], tmp_path: pathlib.Path
+    command: Callable[..., subprocess.CompletedProcess[str]],
+    cold_command: Callable[..., subprocess.CompletedProcess[str]],
+    tmp_path: pathlib.Path,
 ) -> None:
     code = re.search(r"```python\n(# my_experiment\.py\n.*?)```", README, re.DOTALL)
     assert code
     (tmp_path / "my_experiment.py").write_text(code[1])
-    ended = command("main", "--experiment=my_experiment:MyExperiment", "--set=units=32")
+    ended = cold_command("main", "--experiment=my_experiment:MyExperiment", "--set=units=32")
     assert ended.returncode == 0, ended.stderr
     accuracy = re.findall(r"accuracy ([\d.]+)", ended.stdout)
     assert float(accuracy[-1]) > 0.97

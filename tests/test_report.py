@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 
 import pytest
+import warm
 
 from trainer.errors import ConfigError, Unusable, Unwritable
 from trainer.ledger.log import MetricLog
@@ -190,17 +191,17 @@ def test_what_cannot_be_written_is_74(run_dir: pathlib.Path) -> None:
 
 @pytest.mark.slow
 def test_a_run_is_reported_while_it_is_written(
-    start: Callable[..., subprocess.Popen[bytes]],
-    command: Callable[..., subprocess.CompletedProcess[str]],
+    warm_start: Callable[..., warm.Process],
+    cold_command: Callable[..., subprocess.CompletedProcess[str]],
     tmp_path: pathlib.Path,
 ) -> None:
     pytest.importorskip("matplotlib")
     flags = ("--train_for=1e9steps", "--log_every=5", "--save_every=20", "--eval_every=20", "--jit=none")
-    trainer = start("main", "--experiment=regression", "--run_dir=run", *flags)
+    trainer = warm_start("main", "--experiment=regression", "--run_dir=run", *flags)
     log = tmp_path / "run" / "metrics.jsonl"
     while not (log.exists() and log.stat().st_size > 5000):
         assert trainer.poll() is None
-    done = command("report", "run", "--json")
+    done = cold_command("report", "run", "--json")
     assert trainer.poll() is None
     assert done.returncode == 0, done.stderr
     (told,) = json.loads(done.stdout)["runs"]

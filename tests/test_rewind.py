@@ -224,7 +224,10 @@ def test_help_is_given_without_what_only_the_work_needs() -> None:
 
 @pytest.mark.slow
 def test_a_run_that_is_rewound_ends_in_the_bytes_of_one_that_never_went_further(
-    command: Command, tmp_path: pathlib.Path, tensors_of: Callable[[pathlib.Path], dict[str, bytes]]
+    command: Command,
+    cold_command: Command,
+    tmp_path: pathlib.Path,
+    tensors_of: Callable[[pathlib.Path], dict[str, bytes]],
 ) -> None:
     flags = (
         "--experiment=regression",
@@ -234,8 +237,8 @@ def test_a_run_that_is_rewound_ends_in_the_bytes_of_one_that_never_went_further(
         "--progress=never",
     )
 
-    def train(run: str, train_for: str, *more: str) -> None:
-        ended = command("main", *flags, f"--run_dir={run}", f"--train_for={train_for}", *more)
+    def train(run: str, train_for: str, *more: str, run_it: Command = command) -> None:
+        ended = run_it("main", *flags, f"--run_dir={run}", f"--train_for={train_for}", *more)
         assert ended.returncode == 0, ended.stderr
 
     def end_of(run: str) -> tuple[bytes, dict[str, dict[str, bytes]]]:
@@ -244,9 +247,9 @@ def test_a_run_that_is_rewound_ends_in_the_bytes_of_one_that_never_went_further(
         return (tmp_path / run / "metrics.jsonl").read_bytes(), {path.name: tensors_of(path) for path in folders}
 
     # With the same flags, from the middle of a window: the same run again.
-    train("run", "90steps")
+    train("run", "90steps", run_it=cold_command)
     undisturbed = end_of("run")
-    assert command("rewind", "run", "--step=45").returncode == 0
+    assert cold_command("rewind", "run", "--step=45").returncode == 0
     assert end_of("run") != undisturbed
     train("run", "90steps")
     assert end_of("run") == undisturbed

@@ -1,19 +1,23 @@
-"""Signals that ask to stop: the first is noted, the second ends the process."""
+"""Signals that ask to stop or to save: the first stop is noted, the second ends the process."""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
+import pty
 import signal
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
-from trainer.process.signals import STOP_SIGNALS, stop_requests
+from trainer.process.signals import STOP_SIGNALS, StopRequest, stop_requests
 
 EXIT_CODES = {signal.SIGTERM: 75, signal.SIGUSR1: 75, signal.SIGINT: 130}
+TAKEN = (*EXIT_CODES, signal.SIGUSR2)
 
 TWICE = """
 import os, signal, sys
@@ -31,7 +35,7 @@ with stop_requests() as request:
 
 
 def handlers():
-    return {number: signal.getsignal(number) for number in EXIT_CODES}
+    return {number: signal.getsignal(number) for number in TAKEN}
 
 
 @pytest.fixture(autouse=True)
@@ -79,6 +83,29 @@ def test_second_signal_ends_the_process_at_once(first, second):
     assert ended.returncode == EXIT_CODES[first]
 
 
+@pytest.mark.parametrize("terminal", ["stdout", "stderr", "none"])
+def test_the_end_at_once_gives_a_terminal_its_cursor_back_and_writes_to_nothing_else(terminal, tmp_path):
+    ours, theirs = pty.openpty()
+    with open(ours, "rb", buffering=0) as screen, open(tmp_path / "output", "wb") as output:
+        with open(theirs, "wb", buffering=0) as end:
+            subprocess.run(
+                [sys.executable, "-c", TWICE, str(int(signal.SIGINT)), str(int(signal.SIGINT))],
+                stdout=end if terminal == "stdout" else output,
+                stderr=end if terminal == "stderr" else output,
+                timeout=60,
+                check=False,
+            )
+            end.write(b".")
+            shown = screen.read(4096)
+    noted = b"noted\n" if terminal != "stdout" else b""
+    assert shown.replace(b"\r\n", b"\n") == {
+        "stdout": b"noted\n\x1b[?25h\n.",
+        "stderr": b"\x1b[?25h\n.",
+        "none": b".",
+    }[terminal]
+    assert (tmp_path / "output").read_bytes() == noted
+
+
 @pytest.mark.parametrize("error", [None, RuntimeError, KeyboardInterrupt])
 def test_handlers_are_restored_however_the_block_ends(error):
     def mine(number, frame):
@@ -88,17 +115,156 @@ def test_handlers_are_restored_however_the_block_ends(error):
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     before = handlers()
     with contextlib.suppress(RuntimeError, KeyboardInterrupt), stop_requests():
-        assert all(handlers()[number] != before[number] for number in EXIT_CODES)
+        assert all(handlers()[number] != before[number] for number in TAKEN)
         if error:
             raise error
     assert handlers() == before
 
 
-def test_handlers_are_restored_after_a_signal():
+@pytest.mark.parametrize("number", TAKEN)
+def test_handlers_are_restored_after_a_signal(number):
     before = handlers()
     with stop_requests():
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), number)
     assert handlers() == before
+
+
+@pytest.mark.parametrize("number", TAKEN)
+def test_a_handler_that_was_there_before_is_called_as_well(number):
+    heard = []
+    signal.signal(number, lambda number, frame: heard.append((number, frame is not None)))
+    with stop_requests() as request:
+        os.kill(os.getpid(), number)
+        assert (bool(request), request.save) == (number != signal.SIGUSR2, number == signal.SIGUSR2)
+    assert heard == [(number, True)]
+
+
+@pytest.mark.parametrize("before", [signal.SIG_IGN, signal.SIG_DFL])
+def test_what_was_there_before_and_is_no_function_is_not_called(before):
+    signal.signal(signal.SIGTERM, before)
+    with stop_requests() as request:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert request
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_an_interrupt_by_the_user_raises_nothing_in_the_middle_of_the_work():
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    with stop_requests() as request:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert request.signal is signal.SIGINT
+    with pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_requests_within_each_other_all_hear_of_it():
+    with stop_requests() as outer, stop_requests() as inner:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert (outer.signal, inner.signal) == (signal.SIGTERM, signal.SIGTERM)
+
+
+def test_the_save_signal_asks_for_a_save_and_stops_nothing():
+    with stop_requests() as request:
+        assert not request.save
+        for _ in range(3):
+            os.kill(os.getpid(), signal.SIGUSR2)
+        assert request.save
+        assert not request
+        assert (request.signal, request.since) == (None, None)
+
+
+def test_a_save_that_was_asked_for_is_asked_for_once():
+    with stop_requests() as request:
+        os.kill(os.getpid(), signal.SIGUSR2)
+        request.saved()
+        assert not request.save
+        os.kill(os.getpid(), signal.SIGUSR2)
+        assert request.save
+
+
+@pytest.mark.parametrize("order", [(signal.SIGUSR2, signal.SIGTERM), (signal.SIGTERM, signal.SIGUSR2)])
+def test_the_save_signal_is_neither_the_first_nor_the_second_that_asks_to_stop(order):
+    with stop_requests() as request:
+        for number in order:
+            os.kill(os.getpid(), number)
+        assert request.save
+        assert (request.signal, request.exit_code) == (signal.SIGTERM, 75)
+
+
+def test_a_request_knows_since_when_it_stands():
+    before = time.monotonic()
+    with stop_requests() as request:
+        assert request.since is None
+        os.kill(os.getpid(), signal.SIGUSR1)
+        assert before <= request.since <= time.monotonic()
+        assert request.cause == "SIGUSR1"
+
+
+def test_the_end_of_the_time_asks_as_a_preemption_does():
+    request, now = StopRequest(), time.monotonic()
+    request.end_at(now + 1000)
+    assert not request
+    request.end_at(now - 5)
+    assert request
+    assert (request.signal, request.cause, request.exit_code) == (None, "max_runtime", 75)
+    # The grace counts from then, not from when somebody looked.
+    assert request.since == now - 5
+
+
+def test_a_signal_after_the_end_of_the_time_is_the_first_one_and_moves_no_deadline():
+    request, now = StopRequest(), time.monotonic()
+    request.end_at(now - 5)
+    assert request
+    request.note(signal.SIGINT, None)
+    assert (request.signal, request.exit_code, request.since) == (signal.SIGINT, 130, now - 5)
+
+
+def test_the_end_of_the_time_after_a_signal_changes_nothing():
+    request = StopRequest()
+    request.note(signal.SIGTERM, None)
+    since = request.since
+    request.end_at(time.monotonic() - 5)
+    assert request
+    assert (request.cause, request.since) == ("SIGTERM", since)
+
+
+def test_who_keeps_the_request_can_take_back_the_end_of_the_time_and_no_signal():
+    request = StopRequest()
+    request.end_at(time.monotonic() - 5)
+    assert request
+    request.end_at(None)
+    assert not request
+    request.note(signal.SIGTERM, None)
+    request.end_at(None)
+    assert request
+
+
+def take_away(number):
+    """Has native code take the signal, past Python."""
+    native = ctypes.CDLL(None)
+    native.signal.restype, native.signal.argtypes = ctypes.c_void_p, [ctypes.c_int, ctypes.c_void_p]
+    native.signal(number, int(signal.SIG_IGN))
+
+
+def test_signals_that_native_code_took_away_can_be_taken_again():
+    before = handlers()
+    with stop_requests() as request:
+        take_away(signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert not request
+        request.rearm()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert request
+    assert handlers() == before
+
+
+def test_signals_are_taken_again_only_while_the_request_is_open_and_only_by_it():
+    before = handlers()
+    with stop_requests() as request:
+        pass
+    for one in (request, StopRequest()):
+        one.rearm()
+        assert handlers() == before
 
 
 def test_another_thread_than_the_main_one_gets_a_request_and_touches_no_handler():
@@ -107,12 +273,14 @@ def test_another_thread_than_the_main_one_gets_a_request_and_touches_no_handler(
     def work():
         with stop_requests() as request:
             seen["inside"] = handlers()
+            request.rearm()
+            seen["rearmed"] = handlers()
             seen["asked"] = bool(request)
 
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
-    assert seen == {"inside": before, "asked": False}
+    assert seen == {"inside": before, "rearmed": before, "asked": False}
     assert handlers() == before
 
 

@@ -36,7 +36,8 @@ def trained(tmp_path: pathlib.Path) -> Callable[..., RunDirectory]:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """A finished run of 24 steps with a checkpoint at 6, 8, 12, 16, 18 and 24, to be copied."""
     folder = tmp_path_factory.mktemp("finished") / "run"
-    train(folder, planes.Noisy(), train_for=24, **OPTIONS)
+    # With this seed each evaluation up to 18 is better than the one before, and so saved.
+    train(folder, planes.Noisy(shuffle=False), train_for=24, seed=3, **OPTIONS)
     return folder
 
 

@@ -34,6 +34,8 @@ class Noisy(trainer.Experiment):
     """`arrays`, `stream` (whose state is saved) or `replay` (a stream that is counted through)."""
     noise: float = 0.5
     """The standard deviation of the targets, so that the data can be changed."""
+    shuffle: bool = True
+    """Whether arrays are shuffled, which takes the longest of all to trace."""
     dropout: float = 0.25
     moments: bool = True
     weighted: bool = False
@@ -55,7 +57,7 @@ class Noisy(trainer.Experiment):
 
     def train_data(self) -> trainer.data.Source:
         if self.data == "arrays":
-            return trainer.data.arrays(self.arrays(), batch_size=self.batch_size, last=self.last)
+            return trainer.data.arrays(self.arrays(), batch_size=self.batch_size, shuffle=self.shuffle, last=self.last)
         arrays = self.arrays()
 
         def make() -> tf.data.Dataset:

@@ -1,24 +1,16 @@
-"""Runs that are killed from outside, and what has to be the same in the end.
-
-As a script it is a server of trainers that imports TensorFlow once: for each line of its input, the arguments of a
-command line, it forks a process that does what `python -m trainer.main` does with them. It writes a line with that
-process' id, and when it has ended one with its exit code. Nothing of TensorFlow runs before a fork.
-"""
+"""Runs that are killed from outside, and what has to be the same in the end."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import json
-import os
 import pathlib
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
+
+import warm
 
 from trainer.ledger.directory import RunDirectory
 from trainer.ledger.journal import last_attempt, read_journal
@@ -54,19 +46,12 @@ class Strike:
         return Strike(signals=signals, event=event, step=step, delay_s=chance.uniform(0, 0.1))
 
 
-class Server:
+class Trainers:
     """Trainers, each a process that can be struck."""
 
-    def __init__(self, folder: pathlib.Path) -> None:
+    def __init__(self, server: warm.Server, folder: pathlib.Path) -> None:
+        self._server, self._folder = server, folder
         self._output = folder / "storm.txt"
-        self._process = subprocess.Popen(
-            [sys.executable, __file__, str(self._output)],
-            cwd=folder,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"},
-        )
 
     def train(self, arguments: list[str], run_dir: pathlib.Path, strike: Strike | None = None) -> int:
         """The exit code of a process that trains, and is struck once.
@@ -76,29 +61,22 @@ class Server:
         """
         directory = RunDirectory(run_dir)
         attempt = last_attempt(directory) + 1
-        print(json.dumps([*arguments, f"--run_dir={run_dir}"]), file=self._process.stdin, flush=True)
-        process = self._line()
+        with self._output.open("ab") as output:
+            process = self._server.start(
+                "main", [*arguments, f"--run_dir={run_dir}"], cwd=self._folder, stdout=output, stderr=output
+            )
         if strike is not None:
             self._wait_for(strike, directory, attempt, process)
             for number, one in enumerate(strike.signals):
                 time.sleep(strike.delay_s if not number else strike.delay_s / 4)
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(process, one)
-        return self._line()
+                process.send_signal(one)
+        return process.wait()
 
     def told(self) -> str:
         """What the trainers have written."""
         return self._output.read_text(errors="replace")
 
-    def close(self) -> None:
-        """Ends it, and the process that it waits for."""
-        self._process.communicate(timeout=SECONDS_AT_MOST)
-
-    def _line(self) -> int:
-        assert self._process.stdout is not None
-        return int(self._process.stdout.readline())
-
-    def _wait_for(self, strike: Strike, directory: RunDirectory, attempt: int, process: int) -> None:
+    def _wait_for(self, strike: Strike, directory: RunDirectory, attempt: int, process: warm.Process) -> None:
         deadline = time.monotonic() + SECONDS_AT_MOST
         while time.monotonic() < deadline:
             for entry in read_journal(directory):
@@ -111,7 +89,7 @@ class Server:
                 ):
                     return
             time.sleep(_POLL_S)
-        os.kill(process, signal.SIGKILL)
+        process.kill()
         raise AssertionError(f"the process did not come to {strike}: {self.told()[-2000:]}")
 
 
@@ -187,28 +165,3 @@ def differences(run_dir: pathlib.Path, expected: pathlib.Path) -> list[str]:
         if difference and not (closed and difference.name == "window"):
             found.append(f"checkpoint {step}: {difference.name} {difference.detail}")
     return found
-
-
-def _serve(output: str) -> None:
-    """Answers each command line."""
-    # What it imports when it is first used, too: a process begins with all of it.
-    import keras  # noqa: F401
-
-    import trainer.run.trainer  # noqa: F401
-    from trainer.command import run_command
-    from trainer.main import main
-
-    for line in sys.stdin:
-        if (process := os.fork()) == 0:
-            with open(output, "ab") as file, open(os.devnull, "rb") as nothing:
-                for source, target in ((nothing, 0), (file, 1), (file, 2)):
-                    os.dup2(source.fileno(), target)
-            sys.argv[1:] = json.loads(line)
-            run_command(main)
-        print(process, flush=True)
-        _, status = os.waitpid(process, 0)
-        print(os.waitstatus_to_exitcode(status), flush=True)
-
-
-if __name__ == "__main__":
-    _serve(sys.argv[1])

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import warm
 
 from trainer.ledger.directory import RunDirectory
 from trainer.ledger.journal import read_journal
@@ -34,15 +35,16 @@ PR_CAPBSET_DROP, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH = 24, 1, 2
 SECONDS_AT_MOST = 120
 
 Run = subprocess.CompletedProcess[str]
+Train = Callable[..., Run]
 Tensors = Callable[[pathlib.Path], dict[str, bytes]]
 
 
-def train(run_dir: pathlib.Path, *flags: str, **options: Any) -> Run:
-    """Trains to the end, or to the fault."""
+def train_cold(run_dir: pathlib.Path, *flags: str, **options: Any) -> Run:
+    """Trains to the end, or to the fault, in a process that may begin with less than ours has."""
     return subprocess.run(
         [sys.executable, "-m", "trainer.main", *FLAGS, TARGET, f"--run_dir={run_dir}", *flags],
         cwd="/",
-        env={name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"},
+        env=warm.environment(),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -53,10 +55,21 @@ def train(run_dir: pathlib.Path, *flags: str, **options: Any) -> Run:
 
 
 @pytest.fixture(scope="module")
+def train(warm_server: warm.Server) -> Train:
+    """Trains to the end, or to the fault."""
+
+    def run(run_dir: pathlib.Path, *flags: str) -> Run:
+        arguments = [*FLAGS, TARGET, f"--run_dir={run_dir}", *flags]
+        return warm_server.run("main", arguments, cwd="/", timeout=SECONDS_AT_MOST)
+
+    return run
+
+
+@pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """A run that nothing happened to."""
     path = tmp_path_factory.mktemp("faults") / "undisturbed"
-    ended = train(path)
+    ended = train_cold(path)
     assert (ended.returncode, ended.stderr) == (0, "")
     return path
 
@@ -84,7 +97,7 @@ def assert_told(run: Run, code: int, *parts: str) -> None:
     assert all(part in lines[0] for part in parts), run.stderr
 
 
-def assert_goes_on(run_dir: pathlib.Path, undisturbed: pathlib.Path, tensors_of: Tensors) -> None:
+def assert_goes_on(train: Train, run_dir: pathlib.Path, undisturbed: pathlib.Path, tensors_of: Tensors) -> None:
     """The same command comes to the end of a run that nothing happened to."""
     ended = train(run_dir)
     assert (ended.returncode, ended.stderr) == (0, "")
@@ -102,24 +115,24 @@ def assert_same(run_dir: pathlib.Path, undisturbed: pathlib.Path, tensors_of: Te
 
 @pytest.mark.parametrize("async_save", ["true", "false"])
 def test_a_full_disk_ends_the_run_and_a_larger_one_lets_it_go_on(
-    async_save: str, disk: pathlib.Path, undisturbed: pathlib.Path, tensors_of: Tensors
+    async_save: str, train: Train, disk: pathlib.Path, undisturbed: pathlib.Path, tensors_of: Tensors
 ) -> None:
     run_dir = disk / "run"
     assert_told(train(run_dir, f"--async_save={async_save}"), 74, "No space left on device", "free space")
     committed = RunDirectory(run_dir).committed_steps()
     assert 2 <= len(committed) < 15
     subprocess.run(["mount", "-o", "remount,size=8m", str(disk)], check=True)
-    assert_goes_on(run_dir, undisturbed, tensors_of)
+    assert_goes_on(train, run_dir, undisturbed, tensors_of)
 
 
 def test_a_file_that_may_not_grow_ends_the_run(
-    undisturbed: pathlib.Path, tensors_of: Tensors, tmp_path: pathlib.Path
+    train: Train, undisturbed: pathlib.Path, tensors_of: Tensors, tmp_path: pathlib.Path
 ) -> None:
     """The journal is the first to be so large."""
     limited = functools.partial(resource.setrlimit, resource.RLIMIT_FSIZE, (5000, 5000))
     run_dir = tmp_path / "run"
-    assert_told(train(run_dir, preexec_fn=limited), 74, str(run_dir), "File too large")
-    assert_goes_on(run_dir, undisturbed, tensors_of)
+    assert_told(train_cold(run_dir, preexec_fn=limited), 74, str(run_dir), "File too large")
+    assert_goes_on(train, run_dir, undisturbed, tensors_of)
 
 
 def without_privileges() -> None:
@@ -131,7 +144,7 @@ def without_privileges() -> None:
 
 
 def test_a_directory_without_permissions_is_refused_and_never_taken_for_an_empty_one(
-    undisturbed: pathlib.Path, tensors_of: Tensors, tmp_path: pathlib.Path
+    train: Train, undisturbed: pathlib.Path, tensors_of: Tensors, tmp_path: pathlib.Path
 ) -> None:
     if os.getuid() == 0 and sys.platform != "linux":
         pytest.skip("permissions mean nothing to root")
@@ -142,23 +155,23 @@ def test_a_directory_without_permissions_is_refused_and_never_taken_for_an_empty
     records = (run_dir / "metrics.jsonl").read_bytes()
 
     run_dir.chmod(0o555)
-    assert_told(train(run_dir, **somebody), 64, f"run_dir={run_dir} is not writable", "mend its permissions")
+    assert_told(train_cold(run_dir, **somebody), 64, f"run_dir={run_dir} is not writable", "mend its permissions")
     run_dir.chmod(0o755)
 
     # It can be listed, and not be entered.
     (run_dir / "checkpoints").chmod(0o644)
-    assert_told(train(run_dir, **somebody), 66, "checkpoints", "Permission denied")
+    assert_told(train_cold(run_dir, **somebody), 66, "checkpoints", "Permission denied")
     (run_dir / "checkpoints").chmod(0o755)
     assert (run_dir / "metrics.jsonl").read_bytes() == records
     assert RunDirectory(run_dir).committed_steps()[0] == 200
-    assert_goes_on(run_dir, undisturbed, tensors_of)
+    assert_goes_on(train, run_dir, undisturbed, tensors_of)
 
 
 def test_a_run_directory_that_is_moved_away_ends_the_run_and_the_one_there_now_stays_as_it_is(
-    undisturbed: pathlib.Path, tmp_path: pathlib.Path, start: Callable[..., subprocess.Popen[bytes]]
+    train: Train, undisturbed: pathlib.Path, tmp_path: pathlib.Path, warm_start: Callable[..., warm.Process]
 ) -> None:
     run_dir, aside = tmp_path / "run", tmp_path / "aside"
-    process = start("main", *FLAGS, f"--run_dir={run_dir}", "--keep_every=never", "--train_for=1e9steps")
+    process = warm_start("main", *FLAGS, f"--run_dir={run_dir}", "--keep_every=never", "--train_for=1e9steps")
     wait_for_saves(process, run_dir, 3)
     run_dir.rename(aside)
     shutil.copytree(undisturbed, run_dir)
@@ -181,7 +194,7 @@ def test_a_run_directory_that_is_moved_away_ends_the_run_and_the_one_there_now_s
     assert first == expected
 
 
-def wait_for_saves(process: subprocess.Popen[bytes], run_dir: pathlib.Path, count: int) -> None:
+def wait_for_saves(process: warm.Process, run_dir: pathlib.Path, count: int) -> None:
     """Waits until the journal tells of so many saves."""
     deadline = time.monotonic() + SECONDS_AT_MOST
     while process.poll() is None and time.monotonic() < deadline:
@@ -192,7 +205,7 @@ def wait_for_saves(process: subprocess.Popen[bytes], run_dir: pathlib.Path, coun
 
 
 def test_a_damaged_checkpoint_costs_one_line_and_the_steps_since_the_one_before(
-    undisturbed: pathlib.Path, tensors_of: Tensors, tmp_path: pathlib.Path
+    train: Train, undisturbed: pathlib.Path, tensors_of: Tensors, tmp_path: pathlib.Path
 ) -> None:
     run_dir = shutil.copytree(undisturbed, tmp_path / "run")
     file = run_dir / "checkpoints" / "step-0000000300" / "state.data-00000-of-00001"

@@ -12,16 +12,17 @@ import random
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
+import warm
 from storm import (
     KILLED,
     LEAST,
     PREEMPTED,
     SECONDS_AT_MOST,
-    Server,
     Strike,
+    Trainers,
     differences,
     ends,
     newest_step,
@@ -59,16 +60,14 @@ TRIES = 5
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = Server(tmp_path_factory.mktemp("server"))
-    yield server
-    server.close()
+def trainers(warm_server: warm.Server, tmp_path_factory: pytest.TempPathFactory) -> Trainers:
+    return Trainers(warm_server, tmp_path_factory.mktemp("trainers"))
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_run_struck_at_random_moments_leaves_the_same_bytes_as_one_that_never_was(
     name: str,
-    server: Server,
+    trainers: Trainers,
     tmp_path: pathlib.Path,
     monkeypatch: pytest.MonkeyPatch,
     start: Callable[..., subprocess.Popen[bytes]],
@@ -87,12 +86,12 @@ def test_run_struck_at_random_moments_leaves_the_same_bytes_as_one_that_never_wa
 
     codes = []
     for strike in strikes(KILLS, STEPS, chance, early=name == "digits"):
-        codes.append(weather(strike, server, flags, struck))
+        codes.append(weather(strike, trainers, flags, struck))
         assert len(codes) > 2 or (newest_step(struck) is None) == (name == "digits")
     if name == "digits":
         codes.append(strike_cold(start("main", *flags, f"--run_dir={struck}"), chance))
     assert beside.wait(timeout=SECONDS_AT_MOST) == 0, (tmp_path / "output.txt").read_text()[-2000:]
-    assert server.train(flags, struck) == 0, server.told()[-2000:]
+    assert trainers.train(flags, struck) == 0, trainers.told()[-2000:]
 
     stops = ends(struck)
     killed = [attempt for attempt, stop in stops.items() if stop is None]
@@ -111,12 +110,12 @@ def test_run_struck_at_random_moments_leaves_the_same_bytes_as_one_that_never_wa
     assert failed is None, (failed.name, failed.failures)
 
 
-def weather(strike: Strike, server: Server, flags: list[str], run_dir: pathlib.Path) -> int:
+def weather(strike: Strike, trainers: Trainers, flags: list[str], run_dir: pathlib.Path) -> int:
     """The exit code of a process that was struck; of the last of several, where the first came too far."""
     for _ in range(TRIES):
         before = newest_step(run_dir)
-        code = server.train(flags, run_dir, strike)
-        assert code in (KILLED, PREEMPTED, 0), server.told()[-2000:]
+        code = trainers.train(flags, run_dir, strike)
+        assert code in (KILLED, PREEMPTED, 0), trainers.told()[-2000:]
         if not strike.barren or newest_step(run_dir) == before:
             return code
     raise AssertionError(f"{TRIES} processes all came to a checkpoint before {strike}")

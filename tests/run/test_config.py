@@ -36,6 +36,11 @@ DEFAULTS = {
     "threads": 0,
     "jit": "auto",
     "tick": "1s",
+    "grace": "10s",
+    "max_runtime": None,
+    "hang_timeout": None,
+    "mtbf": "4h",
+    "save_overhead": 0.03,
     "orphans_keep": 2,
     "progress": "auto",
     "dry_run": False,
@@ -108,6 +113,30 @@ def test_a_bare_number_of_steps_is_welcome_in_a_library_call() -> None:
         ({"tick": "10steps"}, {}, r"tick=10steps.*1s"),
         ({"tick": "soon"}, {}, r"tick.*soon"),
         ({"tick": "0s"}, {}, r"tick.*0s"),
+        ({"tick": "5"}, {}, r"tick=5.*seconds"),
+        ({"grace": "5steps"}, {}, r"grace=5steps.*seconds"),
+        ({"grace": "0s"}, {}, r"grace.*0s"),
+        ({"grace": "long"}, {}, r"grace.*long"),
+        ({"grace": "10"}, {}, r"grace=10.*seconds"),
+        ({"max_runtime": "1epoch"}, {}, r"max_runtime=1epoch.*3h50m"),
+        ({"max_runtime": "soon"}, {}, r"max_runtime=soon.*3h50m"),
+        ({"grace": "0s"}, {}, r"grace=0s.*more than 0"),
+        ({"max_runtime": "0h"}, {}, r"max_runtime.*0h"),
+        ({"max_runtime": "-1h"}, {}, r"max_runtime.*-1h"),
+        ({"hang_timeout": "1/2run"}, {}, r"hang_timeout=1/2run.*seconds"),
+        ({"hang_timeout": "1h,2h"}, {}, r"hang_timeout.*1h,2h"),
+        ({"mtbf": "100examples"}, {}, r"mtbf=100examples.*hours"),
+        ({"mtbf": "0s"}, {}, r"mtbf.*0s"),
+        ({"save_overhead": 0.0}, {}, r"save_overhead=0.0 is no share.*between 0 and 1"),
+        ({"save_overhead": 1.0}, {}, r"save_overhead=1.0"),
+        ({"save_overhead": -0.1}, {}, r"save_overhead=-0.1"),
+        ({"save_overhead": float("nan")}, {}, r"save_overhead=nan"),
+        ({"save_overhead": "3%"}, {}, r"save_overhead"),
+        ({"save_every": "auto,1h"}, {}, r"save_every.*auto stands alone"),
+        ({"train_for": "auto"}, {}, r"train_for=auto.*only save_every"),
+        ({"log_every": "auto"}, {}, r"log_every=auto.*only save_every"),
+        ({"eval_every": "auto"}, {}, r"eval_every=auto.*only save_every"),
+        ({"keep_every": "auto"}, {}, r"keep_every=auto.*only save_every"),
         ({"profile": "120..100"}, {}, r"profile=120..100.*100..120steps"),
         ({"profile": "first"}, {}, r"profile=first"),
         ({"accumulate": 0}, {}, r"accumulate=0 is too small; expected 1 or more"),
@@ -167,6 +196,11 @@ def test_a_cadence_of_nothing_is_refused_because_never_is_a_word(name: str) -> N
         make_config({name: ""}, {})
 
 
+@pytest.mark.parametrize("name", ["max_runtime", "hang_timeout"])
+def test_a_limit_is_taken_back_by_never(name: str) -> None:
+    assert getattr(make_config({name: "never"}, {name: "1h"}), name) is None
+
+
 def test_the_steps_of_a_profile_are_a_range() -> None:
     assert make_config({"profile": "100..120steps"}, {}).profile_steps() == (100, 120)
     assert make_config({"profile": "0..3"}, {}).profile_steps() == (0, 3)
@@ -184,9 +218,22 @@ def test_the_size_of_a_data_file_is_told_in_bytes() -> None:
 
 
 def test_the_tick_is_told_in_seconds() -> None:
-    assert make_config({}, {}).tick_seconds() == 1.0
-    assert make_config({"tick": "0.05s"}, {}).tick_seconds() == 0.05
-    assert make_config({"tick": "1m"}, {}).tick_seconds() == 60.0
+    assert make_config({}, {}).seconds("tick") == 1.0
+    assert make_config({"tick": "0.05s"}, {}).seconds("tick") == 0.05
+    assert make_config({"tick": "1m"}, {}).seconds("tick") == 60.0
+
+
+def test_what_a_process_may_take_is_told_in_seconds() -> None:
+    given = {"grace": "2m", "max_runtime": "3h50m", "hang_timeout": "1.5h", "mtbf": "1h30m"}
+    config = make_config({**given, "save_every": "auto"}, {})
+    seconds = {name: config.seconds(name) for name in given}
+    assert seconds == {"grace": 120, "max_runtime": 13_800, "hang_timeout": 5400, "mtbf": 5400}
+
+
+def test_no_limit_of_a_process_is_part_of_the_run() -> None:
+    rules = {item.name: item.metadata["on_resume"] for item in dataclasses.fields(Config)}
+    for name in ("tick", "grace", "max_runtime", "hang_timeout", "mtbf", "save_overhead"):
+        assert rules[name] == "free", name
 
 
 def test_a_configuration_does_not_change() -> None:

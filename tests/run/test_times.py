@@ -100,10 +100,11 @@ def test_a_program_that_computes_its_batches_has_no_clock(linear: Any, streaming
     assert "Timestamp" not in operations(program)
 
 
-def test_the_clock_is_read_before_a_batch_is_asked_for_and_after_it_is_there(streaming: Any) -> None:
+def test_the_clock_is_read_when_a_chunk_begins_when_a_batch_is_asked_for_and_when_it_is_there(streaming: Any) -> None:
     found = operations(program_of(streaming()))
     assert [any("Timestamp" in name for name in inputs) for inputs in found["IteratorGetNext"]] == [True]
-    assert sorted(any("IteratorGetNext" in name for name in inputs) for inputs in found["Timestamp"]) == [False, True]
+    after_a_batch = [any("IteratorGetNext" in name for name in inputs) for inputs in found["Timestamp"]]
+    assert sorted(after_a_batch) == [False, False, True]
 
 
 def test_an_attempt_tells_where_its_time_went_at_its_first_steps_at_each_save_and_at_its_end(
@@ -114,9 +115,19 @@ def test_an_attempt_tells_where_its_time_went_at_its_first_steps_at_each_save_an
         def eval_data(self) -> dict[str, trainer.data.Source]:
             return {"validation": self.source()}
 
+    began = time.monotonic()
     train(Evaluated(), train_for=9, save_every=3, eval_every=3, keep_best=0)
+    took = time.monotonic() - began
     told = [entry["step"] for entry in lines(tmp_path, "times")]
     assert told == [1, 3, 6, 9]
+    (start,) = lines(tmp_path, "start")
+    first, *later = lines(tmp_path, "times")
+    # To be noted, the attempt has to be assembled, and the first step comes after that.
+    assert 0 < start["age_s"] <= first["first_step_s"] + 1e-3
+    assert first["first_step_s"] <= first["seconds"][TOTAL] <= took
+    assert {"prepare", "first_chunk"} <= first["start"].keys()
+    assert 0 < first["start"]["first_chunk"] <= first["first_step_s"]
+    assert not any({"start", "first_step_s"} & line.keys() for line in later)
     (stop,) = lines(tmp_path, "stop")
     seconds = stop["seconds"]
     assert list(seconds) == [*PARTS, TOTAL]

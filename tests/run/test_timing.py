@@ -104,6 +104,64 @@ def test_they_are_to_be_told_after_the_first_chunk_and_then_once_a_minute(times:
     assert not times.trained(waited=0)
 
 
+def test_the_clock_may_begin_before_it_is_made(clock: Clock) -> None:
+    times = Times(clock, since=3.0)
+    clock.now += 1
+    assert times.age == 4
+    spend(times, clock, RESTORE, 2)
+    told = times.to_json()
+    assert (told[START], told[RESTORE], told[TOTAL]) == (4, 2, 6)
+
+
+def test_the_age_grows_whatever_the_time_goes_into(times: Times, clock: Clock) -> None:
+    assert times.age == 0
+    with times(SAVE):
+        clock.now += 2
+        assert times.age == 2
+    clock.now += 1
+    assert times.age == 3
+
+
+def test_what_the_start_consists_of_is_told_with_the_first_step_and_only_then(clock: Clock) -> None:
+    times = Times(clock, since=1.0)
+    for what, seconds in (("import", 4), ("build", 2), ("import", 1)):
+        with times.starting(what):
+            clock.now += seconds
+    assert "start" not in times.told()
+    assert times.first_step_s is None
+    spend(times, clock, RESTORE, 0.5)
+    spend(times, clock, STEP, 3)
+    times.trained(waited=0)
+    assert times.first_step_s == 11.5
+    told = times.told()
+    assert (told["first_step_s"], told["start"]) == (11.5, {"import": 5, "build": 2, "first_chunk": 3})
+    assert (told["seconds"][START], told["seconds"][STEP], told["seconds"][TOTAL]) == (11, 0, 11.5)
+    spend(times, clock, STEP, 3)
+    times.trained(waited=0)
+    assert list(times.told()) == ["seconds"]
+    assert times.first_step_s == 11.5
+
+
+def test_what_came_to_nothing_is_in_the_total_alone(times: Times, clock: Clock) -> None:
+    times.trained(waited=0)
+    spend(times, clock, STEP, 2)
+    with times(STEP):
+        clock.now += 10
+        told = times.to_json(unfinished=True)
+    assert (told[STEP], told[TOTAL]) == (2, 12)
+
+
+def test_a_part_of_the_start_that_raises_is_told(times: Times, clock: Clock) -> None:
+    def fail() -> None:
+        with times.starting("build"):
+            clock.now += 2
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert times.start == {"build": 2}
+
+
 @given(
     st.lists(
         st.tuples(st.sampled_from([None, *PARTS]), st.integers(0, 50), st.sampled_from([None, *PARTS]), st.booleans())

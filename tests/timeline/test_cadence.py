@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainer.errors import ConfigError
-from trainer.timeline.cadence import Cadence, Grid, Progress, countable, position_on, resolve
+from trainer.timeline.cadence import Cadence, Grid, Progress, cadence_of, countable, position_on, resolve
 from trainer.timeline.duration import EPOCH, EXAMPLE, RUN, SECOND, STEP, Duration
 
 PERIODS = st.fractions(min_value=Fraction(1, 50), max_value=200, max_denominator=60)
@@ -37,7 +37,31 @@ def test_never_has_no_durations() -> None:
     assert str(Cadence.parse("never")) == "never"
 
 
-@pytest.mark.parametrize("text", ["sometimes", "100steps,", "100steps,never", ",", "", "100steps;1epoch"])
+def test_auto_is_for_saves_and_has_no_durations() -> None:
+    for text in ("auto", " auto "):
+        cadence = cadence_of("save_every", text)
+        assert (cadence.auto, cadence.durations, str(cadence)) == (True, (), "auto")
+    assert cadence_of("save_every", str(cadence)) == cadence
+    assert not any(Cadence.parse(text).auto for text in ("never", "100steps", "1h,2epochs"))
+    assert cadence != Cadence.parse("never")
+
+
+@pytest.mark.parametrize("flag", ["train_for", "log_every", "eval_every", "keep_every", "early_stop"])
+def test_nothing_else_has_an_automatic_interval(flag: str) -> None:
+    with pytest.raises(ConfigError, match=rf"{flag}=auto.*only save_every") as caught:
+        cadence_of(flag, "auto")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["auto,100steps", "1epoch, auto", "auto,auto", "never,auto"])
+def test_auto_stands_alone(text: str) -> None:
+    with pytest.raises(ConfigError, match="auto stands alone"):
+        Cadence.parse(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["sometimes", "100steps,", "100steps,never", ",", "", "100steps;1epoch", "autos", "2auto", "Auto"]
+)
 def test_what_is_no_cadence_is_refused(text: str) -> None:
     with pytest.raises(ConfigError):
         Cadence.parse(text)

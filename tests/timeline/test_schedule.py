@@ -599,6 +599,11 @@ def test_what_stays_for_good_makes_no_boundary() -> None:
         ({"data_examples": None, "save_every": "2epochs"}, ["save_every=2epochs", "epoch_examples"]),
         ({"epoch_examples": 0}, ["epoch_examples=0"]),
         ({"save_every": "often"}, ["'often'", "100steps"]),
+        ({"save_every": "auto,10steps"}, ["'auto,10steps'", "auto stands alone"]),
+        ({"train_for": "auto"}, ["train_for=auto", "save_every"]),
+        ({"log_every": "auto"}, ["log_every=auto", "save_every"]),
+        ({"eval_every": "auto"}, ["eval_every=auto", "save_every"]),
+        ({"keep_every": "auto"}, ["keep_every=auto", "save_every"]),
     ],
 )
 def test_what_cannot_be_scheduled_is_refused_in_one_line(arguments: dict[str, Any], names: list[str]) -> None:
@@ -611,3 +616,14 @@ def test_what_cannot_be_scheduled_is_refused_in_one_line(arguments: dict[str, An
 
 def test_seconds_are_welcome_where_the_log_does_not_see_them() -> None:
     Schedule(train_for="100steps,1h", save_every="10m,50steps")
+
+
+@pytest.mark.parametrize("reconcile", RECONCILE_MODES)
+def test_automatic_saves_are_the_callers_and_the_schedule_has_only_the_last_one(reconcile: str) -> None:
+    others = {"train_for": 100, "log_every": 10, "eval_every": 25, "reconcile": reconcile}
+    auto, never = (Schedule(**others, save_every=text) for text in ("auto", "never"))
+    assert walk_boundaries(auto) == walk_boundaries(never) == [25, 50, 75, 100]
+    assert auto.next_save(Progress(3, 3)) == 100
+    for step in range(1, 101):
+        before, now = Progress(step - 1, step - 1, 1e3 * (step - 1)), Progress(step, step, 1e3 * step)
+        assert auto.due(before, now) == never.due(before, now)

@@ -31,10 +31,12 @@ class Run:
         with open(self.directory.journal, "a") as file:
             file.write(json.dumps(line) + "\n")
 
-    def start(self, seconds: float, *, resume: int | None = None, host: str = "vm", ready: float = 0) -> None:
+    def start(
+        self, seconds: float, *, resume: int | None = None, host: str = "vm", ready: float = 0, **more: Any
+    ) -> None:
         """A new attempt, which begins to train `ready` seconds later."""
         self.attempt += 1
-        self.event(seconds, "start", host=host, pid=1)
+        self.event(seconds, "start", host=host, pid=1, **more)
         self.event(seconds + ready, "plan", lines=[])
         if resume is not None:
             self.event(seconds + ready, "resume", step=resume, cut_bytes=0)
@@ -45,9 +47,10 @@ class Run:
     def stop(self, at: float, step: int, reason: str = "target reached", code: int = 0, **more: Any) -> None:
         self.event(at, "stop", reason=reason, exit_code=code, step=step, saved=True, **more)
 
-    def times(self, seconds: float, step: int, *, trained: float) -> None:
+    def times(self, seconds: float, step: int, *, trained: float, restored: float = 0, **more: Any) -> None:
         """The attempt tells that of its time so far it has trained for so long."""
-        self.event(seconds, "times", step=step, seconds={"step": trained, "total": seconds})
+        parts = {"restore": restored, "step": trained, "total": seconds}
+        self.event(seconds, "times", step=step, **more, seconds=parts)
 
     def rewind(self, seconds: float, step: int, orphans: str | None = None) -> None:
         """Noted as the command does, by its intent and its end."""
@@ -95,12 +98,14 @@ def test_an_attempt_is_told_with_the_keys_of_the_contract_in_their_order(run: Ru
             "cause": None,
             "seconds": 10.0,
             "recover_s": None,
+            "first_step_s": None,
+            "restore_s": None,
             "times": None,
         }
     ]
     assert list(run.told(500)[0]) == [
         *("attempt", "reason", "exit_code", "from_step", "to_step", "steps_lost"),
-        *("host", "cause", "seconds", "recover_s", "times"),
+        *("host", "cause", "seconds", "recover_s", "first_step_s", "restore_s", "times"),
     ]
 
 
@@ -430,6 +435,87 @@ def test_the_cause_is_the_signal_or_the_error_and_what_it_said(run: Run) -> None
         None,
     ]
     assert [attempt["reason"] for attempt in run.told(20)][2] == "killed"
+
+
+def test_the_end_of_the_time_that_a_process_may_run_is_a_cause(run: Run) -> None:
+    run.start(0)
+    run.event(1, "signal", signal="max_runtime", step=10)
+    run.stop(2, 10, "preempted", 75)
+    assert run.told(10)[0]["cause"] == "max_runtime"
+
+
+def test_a_request_to_save_ends_nothing_and_is_no_cause(run: Run) -> None:
+    run.start(0)
+    run.event(1, "signal", signal="SIGUSR2", step=10)
+    run.stop(2, 20)
+    run.start(3, resume=20)
+    run.event(4, "signal", signal="SIGUSR2", step=30)
+    run.event(5, "signal", signal="SIGTERM", step=40)
+    run.stop(6, 40, "preempted", 75)
+    run.start(7, resume=40)
+    run.event(8, "signal", signal="SIGTERM", step=50)
+    run.event(8, "signal", signal="SIGUSR2", step=50)
+    run.stop(9, 50, "preempted", 75)
+    assert [attempt["cause"] for attempt in run.told(50)] == [None, "SIGTERM", "SIGTERM"]
+
+
+def test_a_chunk_that_hung_is_a_cause_with_what_it_said(run: Run) -> None:
+    run.start(0)
+    run.event(9, "fault", error="HangTimeout", message="a chunk did not return", stacks={"MainThread": "here"})
+    run.event(9, "stop", reason="hung", exit_code=75, step=10, saved=False, unfinished=True, seconds={"total": 9})
+    (attempt,) = run.told(5)
+    assert (attempt["reason"], attempt["exit_code"]) == ("hung", 75)
+    assert attempt["cause"] == "HangTimeout: a chunk did not return"
+    assert (attempt["to_step"], attempt["steps_lost"]) == (10, 5)
+
+
+# From the start of the process to its first step.
+
+
+def test_what_a_process_lived_before_its_first_line_counts(run: Run) -> None:
+    run.start(100, age_s=6)
+    run.stop(104, 500)
+    (attempt,) = run.told(500)
+    assert attempt["seconds"] == 10
+    assert run.goodput(500) == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize("age", ["old", None, [3], -5, float("nan"), float("inf"), {}])
+def test_an_age_that_no_process_can_have_is_as_good_as_none(age: Any, run: Run) -> None:
+    run.start(100, age_s=age)
+    run.stop(104, 500)
+    assert run.told(500)[0]["seconds"] == 4
+
+
+def test_each_attempt_tells_when_its_first_step_was_done_and_how_long_it_restored(run: Run) -> None:
+    run.start(0, age_s=2)
+    run.times(3, 1, trained=0, first_step_s=5.25, start={"import": 3, "first_chunk": 1})
+    run.times(9, 100, trained=5)
+    run.start(20, resume=100, age_s=2)
+    run.times(24, 101, trained=0, restored=1.5, first_step_s=6.5, start={"import": 3})
+    run.stop(30, 200, seconds={"restore": 1.5, "step": 4, "total": 12})
+    run.start(40, resume=200)  # killed before its first step
+    told = run.told(200)
+    assert [attempt["first_step_s"] for attempt in told] == [5.25, 6.5, None]
+    assert [attempt["restore_s"] for attempt in told] == [0, 1.5, None]
+
+
+@pytest.mark.parametrize("garbled", ["soon", None, [1]])
+def test_a_line_that_garbles_when_the_first_step_was_done_is_as_good_as_none(garbled: Any, run: Run) -> None:
+    run.start(0)
+    run.times(3, 1, trained=0, first_step_s=garbled)
+    run.stop(4, 10)
+    assert run.told(10)[0]["first_step_s"] is None
+
+
+def test_the_time_to_recover_counts_from_where_it_ended_to_the_wall_clock_not_to_an_age(run: Run) -> None:
+    run.start(0, age_s=5)
+    run.times(2, 1, trained=0)
+    run.stop(10, 100, "preempted", 75)
+    run.start(40, resume=100, age_s=5)
+    run.times(45, 101, trained=0)
+    run.stop(60, 200)
+    assert recoveries(run, 200) == [None, 35]
 
 
 # The time to recover.

@@ -6,7 +6,7 @@ import datetime
 import io
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -585,8 +585,14 @@ def test_a_stream_that_cannot_encode_a_name_still_gets_the_table(run: Run) -> No
 # The attempts.
 
 
-def lived(run: Run, *ends: str) -> None:
-    """Attempts of ten steps and ten seconds each, a minute apart, the first step after two seconds."""
+def lived(run: Run, *ends: str, first_steps: Sequence[float | None] | None = None) -> None:
+    """Attempts of ten steps and ten seconds each, a minute apart, the first step after two seconds.
+
+    Args:
+      run: where.
+      ends: how each of them ended.
+      first_steps: what each tells of its first step; None for a journal from before that was told.
+    """
     with open(run.directory.journal, "a") as file:
         for number, end in enumerate(ends):
             begin = datetime.datetime(2026, 3, 1, tzinfo=datetime.timezone.utc) + number * datetime.timedelta(minutes=1)
@@ -601,7 +607,8 @@ def lived(run: Run, *ends: str) -> None:
             if number:
                 note(1, "resume", step=10 * number)
             note(1, "plan", lines=[])
-            note(2, "times", step=10 * number + 1, seconds={"start": 2, "total": 2})
+            first = {} if first_steps is None else {"first_step_s": first_steps[number]}
+            note(2, "times", step=10 * number + 1, **first, seconds={"start": 2, "total": 2})
             split = {"start": 2, "step": 7, "save": 1, "total": 10}
             note(10, "times", step=10 * number + 10, seconds=split)
             if end == "error":
@@ -661,6 +668,33 @@ def test_many_attempts_that_ended_alike_are_one_line_of_a_terminal(tmp_path: Pat
     assert max(map(len, attempts_of(lines))) <= width
     # All of them where the output is no terminal.
     assert len(attempts_of(run.lines())) == 60
+
+
+def first_steps_of(lines: Sequence[str]) -> list[str]:
+    """What the column `first step` of the attempts says."""
+    (heads,) = (line for line in lines if line.startswith("attempt "))
+    end = heads.index("first step") + len("first step")
+    # Set to the right, and no word of the column before it reaches so far.
+    return [line[end - len("first step") : end].strip() for line in attempts_of(list(lines))]
+
+
+def test_how_long_the_first_step_took_is_shown_where_an_attempt_tells(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    run.save(30, train=None, eval={})
+    lived(run, "preempted", "killed", "error", "target reached", first_steps=[6.5, 90, None, 3])
+    assert first_steps_of(run.lines()) == ["6.5s", "1m 30s", "-", "3s"]
+    old = Run(tmp_path / "old")
+    old.save(30, train=None, eval={})
+    lived(old, "preempted", "target reached")
+    assert not any("first step" in line for line in old.lines())
+
+
+def test_of_many_attempts_in_one_line_the_mean_of_what_is_known_of_their_first_steps_is_shown(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    run.save(600, train=None, eval={})
+    ends = ["preempted", *["killed"] * 4, "target reached"]
+    lived(run, *ends, first_steps=[7, 4, None, 5, 6, 9])
+    assert first_steps_of(run.lines(119)) == ["7s", "Ø 5s", "9s"]
 
 
 def test_attempts_that_end_otherwise_than_the_one_before_stand_alone(tmp_path: Path) -> None:

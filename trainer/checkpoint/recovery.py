@@ -8,9 +8,10 @@ import errno
 import itertools
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from trainer.checkpoint import folder
+from trainer.checkpoint.retention import kept_checkpoints
 from trainer.errors import Unusable
 from trainer.ledger.directory import RunDirectory
 from trainer.ledger.journal import Journal, NoJournal
@@ -113,6 +114,32 @@ def recover(
     if removed:
         journal.write("prune", steps=removed, why="unfinished")
     return Recovery(found, tuple(bad), cut, tuple(foreign))
+
+
+def tidy(
+    directory: RunDirectory,
+    manifests: Mapping[int, Manifest],
+    *,
+    journal: Journal | NoJournal,
+    guard: Callable[[], None],
+) -> list[int]:
+    """Deletes what the newest manifest decided to delete, and points TensorFlow's state file at what stays.
+
+    Returns:
+      The steps of what it deleted.
+    """
+    kept, latest = set(manifests), manifests[max(manifests)] if manifests else None
+    if latest and latest.kept is not None:
+        kept = set(kept_checkpoints(manifests.values(), keep_last=1, best_steps=latest.kept))
+    guard()
+    folder.point_state_file(directory, kept)
+    dropped = sorted(manifests.keys() - kept)
+    for step in dropped:
+        guard()
+        folder.delete(directory, step)
+    if dropped:
+        journal.write("prune", steps=dropped, why="retention")
+    return dropped
 
 
 def orphans_folder(directory: RunDirectory, attempt: int) -> str:

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from trainer.checkpoint import folder, tensors
 from trainer.checkpoint.retention import Decision
+from trainer.checkpoint.save_times import SaveTime
 from trainer.errors import Unwritable
 from trainer.ledger.journal import Journal, NoJournal
 from trainer.ledger.log import MetricLog
@@ -43,6 +44,8 @@ class Saved:
     deleted: tuple[int, ...]
     verified: bool
     """Whether its tensors are known to be readable."""
+    took: SaveTime | None
+    """How long it took; None where only the manifest was new."""
 
 
 class Saver:
@@ -75,8 +78,10 @@ class Saver:
         manifest, step = save.decision.manifest, save.decision.manifest.step
         self._log.sync()
         self._guard()
+        verify_s = None
         if save.source is not None:
-            manifest = dataclasses.replace(manifest, files=self._write_files(save.source, step, verify=save.verify))
+            files, verify_s = self._write_files(save.source, step, verify=save.verify)
+            manifest = dataclasses.replace(manifest, files=files)
         written = time.monotonic()
         # TensorFlow may have taken its time, and makes the folders that it writes to.
         self._guard()
@@ -102,11 +107,19 @@ class Saver:
         )
         if save.decision.delete:
             self._journal.write("prune", steps=list(save.decision.delete), why="retention")
+        seconds = save.snapshot_s + committed - started - (verify_s or 0.0)
+        took = None if save.source is None else SaveTime(seconds, stall, verify_s)
         # Where only the manifest is new, the tensors are those that were resumed from.
-        return Saved(manifest, save.decision.delete, save.verify or save.source is None)
+        return Saved(manifest, save.decision.delete, save.verify or save.source is None, took)
 
-    def _write_files(self, source: tf.train.Checkpoint, step: int, *, verify: bool) -> tuple[StateFile, ...]:
-        """Writes the tensors, durably, into a folder that is marked as unfinished."""
+    def _write_files(
+        self, source: tf.train.Checkpoint, step: int, *, verify: bool
+    ) -> tuple[tuple[StateFile, ...], float | None]:
+        """Writes the tensors, durably, into a folder that is marked as unfinished.
+
+        Returns:
+          Its files, and how many seconds it took to read them back, where that was to be done.
+        """
         if moved := folder.begin(self._directory, step):
             self._journal.write(
                 "quarantine", step=step, reason=f"its folder held files that are not ours: now in {moved}"
@@ -115,6 +128,7 @@ class Saver:
         try:
             tensors.write(source, prefix, step=step, max_shard=self._max_shard)
             files = folder.describe_files(self._directory, step)
+            written = time.monotonic()
             if verify:
                 tensors.read_back(prefix, step=step)
         except Unwritable:
@@ -123,4 +137,4 @@ class Saver:
                 self._guard()
                 folder.delete(self._directory, step)
             raise
-        return files
+        return files, time.monotonic() - written if verify else None

@@ -10,9 +10,10 @@ from typing import Any
 
 import tensorflow as tf
 
-from trainer.checkpoint import folder, tensors
-from trainer.checkpoint.recovery import Recovery, orphans_folder, recover
-from trainer.checkpoint.retention import decide, kept_checkpoints
+from trainer.checkpoint import tensors
+from trainer.checkpoint.recovery import Recovery, orphans_folder, recover, tidy
+from trainer.checkpoint.retention import decide
+from trainer.checkpoint.save_times import SaveTimes
 from trainer.checkpoint.saver import Save, Saved, Saver
 from trainer.checkpoint.snapshot import NoSnapshot, Snapshot
 from trainer.checkpoint.writer import Writer
@@ -54,6 +55,7 @@ class CheckpointStore:
       journal: where saves and prunes are noted, if anywhere.
       guard: raises where the run directory is not the one any more; asked before a save writes to it.
       warn: receives what the user has to know, a line each; by default Python's warnings do.
+      times: remembers how long saves take; by default it knows of none from before.
 
     Raises:
       ConfigError: a value that cannot be.
@@ -74,12 +76,14 @@ class CheckpointStore:
         journal: Journal | None = None,
         guard: Callable[[], None] = lambda: None,
         warn: Callable[[str], None] = lambda line: warnings.warn(line, stacklevel=3),
+        times: SaveTimes | None = None,
     ) -> None:
         if keep_last < 1:
             raise ConfigError(f"keep_last={keep_last} would delete the newest checkpoint; expected 1 or more")
         if verify_saves not in VERIFY_MODES:
             raise ConfigError(f"verify_saves={verify_saves} is no choice; expected one of {', '.join(VERIFY_MODES)}")
         self.directory = log.directory
+        self.times = times or SaveTimes()
         self._checkpoint = checkpoint
         self._log = log
         self._keep_last = keep_last
@@ -224,6 +228,7 @@ class CheckpointStore:
         started = time.monotonic()
         self._collect(wait=True)
         waited = time.monotonic()
+        self.times.begin()
         if self._snapshot:
             self._snapshot.take()
         manifest = Manifest(
@@ -351,6 +356,7 @@ class CheckpointStore:
             saved = self._writer.collect(wait=wait)
         except Exception:
             self._saving = None
+            self.times.lost()
             raise
         if saved:
             self._merge(saved)
@@ -358,6 +364,8 @@ class CheckpointStore:
     def _merge(self, saved: Saved) -> None:
         self._saving = None
         self._manifests[saved.manifest.step] = saved.manifest
+        if saved.took:
+            self.times.done(saved.took)
         for step in saved.deleted:
             del self._manifests[step]
         self._unverified = None if saved.verified else saved.manifest.step
@@ -373,19 +381,8 @@ class CheckpointStore:
             self._begun = True
 
     def _tidy(self) -> None:
-        """Deletes what the newest manifest decided to delete, and points TensorFlow's state file at what stays."""
-        kept = set(self._manifests)
-        if self.latest and self.latest.kept is not None:
-            kept = set(kept_checkpoints(self._manifests.values(), keep_last=1, best_steps=self.latest.kept))
-        self._guard()
-        folder.point_state_file(self.directory, kept)
-        dropped = sorted(self._manifests.keys() - kept)
-        for step in dropped:
-            self._guard()
-            folder.delete(self.directory, step)
+        for step in tidy(self.directory, self._manifests, journal=self._journal, guard=self._guard):
             del self._manifests[step]
-        if dropped:
-            self._journal.write("prune", steps=dropped, why="retention")
 
     def _end_writer(self) -> None:
         if self._writer:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from trainer.ledger.directory import RunDirectory
@@ -116,6 +116,23 @@ def last_stop(directory: RunDirectory) -> dict[str, Any] | None:
         if entry is None or entry["event"] != "rewind":
             return entry if entry and entry["event"] == "stop" else None
     return None
+
+
+def last_saves(directory: RunDirectory) -> list[dict[str, Any]]:
+    """The newest lines that tell of a save, oldest first; some of them, where there are many."""
+    if not directory.files.exists(directory.journal):
+        return []
+    lines = directory.files.read_tail(directory.journal, _TAIL_BYTES).splitlines()
+    return [entry for entry in map(_parse, lines) if entry and entry["event"] == "save"]
+
+
+def save_seconds(entry: Mapping[str, Any]) -> float:
+    """How long a save took that a line tells of: the copy of the variables, the writing, the commit.
+
+    Raises:
+      TypeError: it tells something else.
+    """
+    return float(sum(entry.get(name, 0.0) for name in ("snapshot_s", "write_s", "commit_s")))
 
 
 def read_journal(directory: RunDirectory) -> list[dict[str, Any]]:

@@ -9,7 +9,8 @@ from typing import Any
 DEFAULT_STEPS = 12
 SET_HERE = (
     *("dry_run", "early_stop", "early_stop_baseline", "early_stop_warmup", "keep_last", "min_delta", "profile"),
-    *("progress", "resume", "run_dir", "save_every", "save_if", "train_for"),
+    *("grace", "hang_timeout", "max_runtime", "mtbf", "progress", "resume", "run_dir", "save_every", "save_if"),
+    *("save_overhead", "train_for"),
 )
 """The options that a proof chooses by itself."""
 

@@ -22,14 +22,17 @@ from trainer.ledger.journal import NoJournal, read_journal
 from trainer.ledger.manifest import Manifest
 from trainer.ledger.run_info import RunInfo
 from trainer.ledger.segments import Segment, facts_in_force, read_segments
+from trainer.process.watchdog import Watchdog
 from trainer.proof.compare import TOLERANCE, RecordDifference, Sides, TensorDifference
 from trainer.proof.legs import Leg, join, stretches, typed_flags
 from trainer.proof.reopen import NotReplayable, Reopened, config_of, reopen
 from trainer.proof.replayed import ComparedLog, ComparingStore, NoEvents, NoGuard, Until
+from trainer.run.host import Host
 from trainer.run.loop import Loop
 from trainer.run.outlets import Outlets
 from trainer.run.profile import Profile
 from trainer.run.segments import Continuation
+from trainer.run.timing import Times
 from trainer.views.progress import Silent
 
 SAVED, REPLAYED = "saved", "replayed"
@@ -228,7 +231,7 @@ class Replay:
             # What one stretch has decided, the next one takes from its checkpoint.
             dataclasses.replace(parts, schedule=schedule, decisions=copy.deepcopy(parts.decisions)),
             outlets,
-            store.until,
+            Host(store.until, Watchdog(store.until, owner=False), Times()),
             resumed=store.start,
             going_on=going_on,
         )

@@ -12,6 +12,7 @@ from typing import Any
 import tensorflow as tf
 
 from trainer.checkpoint.listing import tensors_to_write
+from trainer.checkpoint.save_times import SaveTimes
 from trainer.checkpoint.tensors import DAMAGE, first_line
 from trainer.ledger.directory import RunDirectory
 from trainer.ledger.log import MetricLog, log_lines
@@ -134,6 +135,7 @@ class ComparingStore:
     seconds: float = 0.0
     """That it took."""
     busy: bool = False
+    times: SaveTimes = dataclasses.field(default_factory=SaveTimes)
 
     @property
     def latest(self) -> Manifest | None:

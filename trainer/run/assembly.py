@@ -20,6 +20,7 @@ from trainer.run.program import Program
 from trainer.run.splits import splits_of
 from trainer.run.state import TrainState
 from trainer.run.step import Update
+from trainer.run.timing import Times
 from trainer.timeline.schedule import Schedule
 
 JIT_PARAMETERS = 2_000_000
@@ -48,6 +49,7 @@ def assemble(
     *,
     name: str,
     known: RunInfo | None,
+    times: Times | None = None,
 ) -> Assembly:
     """Builds the model, the data, the compiled programs and the schedule.
 
@@ -56,25 +58,30 @@ def assemble(
       config: how.
       name: what the experiment is called in `run.json`.
       known: the run that the directory holds, whose automatic choices stand.
+      times: where it is noted how long the building and the tracing take.
 
     Raises:
       ConfigError: any of it does not fit.
     """
     deterministic = machine.configure(threads=config.threads, deterministic=config.deterministic)
     experiment = at_precision(experiment, config.precision)
-    source, splits = _sources(experiment, config)
-    schedule, decisions = schedule_and_decisions(config, source, splits)
-    state = TrainState(experiment, config.seed, ema=config.ema, precision=config.precision, freeze=config.freeze)
+    times = times or Times()
+    with times.starting("build"):
+        source, splits = _sources(experiment, config)
+        schedule, decisions = schedule_and_decisions(config, source, splits)
+        state = TrainState(experiment, config.seed, ema=config.ema, precision=config.precision, freeze=config.freeze)
     jit = _choose_jit(config, state, source, known)
     update = Update(accumulate=config.accumulate, clip_norm=config.clip_norm, on_nonfinite=config.on_nonfinite)
-    program = Program(experiment, state, source, seed=config.seed, jit=jit == "chunk", update=update)
-    evaluated = state.ema_model or state.model
-    evaluators = {
-        split: Evaluator(experiment, evaluated, data, split=split, seed=config.seed, jit=jit == "chunk")
-        for split, data in splits.items()
-        if config.eval_every != "never"
-    }
-    layouts = {"train": program.layout, **{split: evaluator.build() for split, evaluator in evaluators.items()}}
+    with times.starting("trace"):
+        tick = config.seconds("tick")
+        program = Program(experiment, state, source, seed=config.seed, jit=jit == "chunk", update=update, tick=tick)
+        evaluated = state.ema_model or state.model
+        evaluators = {
+            split: Evaluator(experiment, evaluated, data, split=split, seed=config.seed, jit=jit == "chunk")
+            for split, data in splits.items()
+            if config.eval_every != "never"
+        }
+        layouts = {"train": program.layout, **{split: evaluator.build() for split, evaluator in evaluators.items()}}
     if type(experiment).summarize is Experiment.summarize:
         # Otherwise only the first record tells which metrics there are.
         decisions.check({f"{group}/{name}" for group, layout in layouts.items() for name in layout.recorded()})

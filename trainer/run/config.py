@@ -16,7 +16,7 @@ from trainer.decide.monitor import check_modes, parse_metrics, parse_modes
 from trainer.errors import ConfigError
 from trainer.run.experiment import FREE, REFUSE, WARN
 from trainer.storage.size import parse_size
-from trainer.timeline.cadence import Cadence
+from trainer.timeline.cadence import Cadence, cadence_of
 from trainer.timeline.duration import SECOND, Duration
 from trainer.timeline.schedule import RECONCILE_MODES
 
@@ -33,6 +33,11 @@ CHANGES = ("data", "parameters", "seed")
 _OF_EARLY_STOP = ("min_delta", "early_stop_baseline", "early_stop_warmup")
 _OF_MONITOR = ("mode", "min_delta", "early_stop_baseline")
 _ON_METRICS = ("monitor", "mode", "save_if", "early_stop", *_OF_EARLY_STOP)
+
+CLOCKS = ("tick", "grace", "max_runtime", "hang_timeout", "mtbf")
+"""The options that are a time."""
+
+_LIMITS = frozenset({"max_runtime", "hang_timeout"})
 
 CADENCES = ("train_for", "log_every", "eval_every", "save_every", "keep_every")
 
@@ -59,7 +64,18 @@ class Config:
     log_every: str = _option("100steps", "how often a train record closes its window", on_resume=WARN)
     eval_every: str = _option("1epoch", "how often the eval splits are evaluated", on_resume=WARN)
     eval_at_start: bool = _option(False, "evaluate before the first step too", on_resume=WARN)
-    save_every: str = _option("1epoch", "how often a checkpoint is saved; seconds are welcome", on_resume=WARN)
+    save_every: str = _option(
+        "1epoch",
+        "how often a checkpoint is saved; seconds are welcome; auto: by what a save costs and how often the run is "
+        "interrupted",
+        on_resume=WARN,
+    )
+    mtbf: str = _option(
+        "4h", "for save_every=auto: the mean time between interruptions, until the run has seen some of its own"
+    )
+    save_overhead: float = _option(
+        0.03, "for save_every=auto: the largest share of the time that periodic saves may cost"
+    )
     reconcile: str = _option(
         "carry",
         "what a save inside a window does: carry it in the checkpoint, flush it to the log, or align the save with it",
@@ -197,6 +213,19 @@ class Config:
         choices=("auto", ITERATOR, REPLAY, RESTART),
     )
     tick: str = _option("1s", "how long the compiled chunk runs at most before signals and clocks are looked at")
+    grace: str = _option(
+        "10s",
+        "how long the process may take to end once it is asked to; where a save would not fit, the newest checkpoint "
+        "stands",
+    )
+    max_runtime: str | None = _option(
+        None, "how long this process may train, such as 3h50m; then it is saved and stops as if preempted; or never"
+    )
+    hang_timeout: str | None = _option(
+        None,
+        "how long a chunk of steps may take, compiling included, before the process is taken to hang and ended, to be "
+        "started again; or never",
+    )
     orphans_keep: int = _option(2, "of how many attempts the cut records and damaged checkpoints are kept")
     profile: str | None = _option(None, "write a TensorFlow profile of some steps, such as 100..120steps")
     progress: str = _option(
@@ -232,8 +261,9 @@ class Config:
             if getattr(self, name) < least:
                 raise ConfigError(f"{name}={getattr(self, name)} is too small; expected {least} or more")
         for name in CADENCES:
-            if getattr(self, name) is not None:
-                _named(name, Cadence.parse, getattr(self, name))
+            if (text := getattr(self, name)) is not None:
+                _named(name, Cadence.parse, text)
+                cadence_of(name, text)
         modes = parse_modes(self.mode)
         if self.monitor is not None:
             check_modes(modes, parse_metrics(self.monitor))
@@ -252,7 +282,11 @@ class Config:
         if not math.isfinite(self.min_delta):
             raise ConfigError(f"min_delta={self.min_delta} is no difference; expected a finite number, 0 or more")
         self.warmup()
-        self.tick_seconds()
+        for name in CLOCKS:
+            if getattr(self, name) is not None:
+                self.seconds(name)
+        if not 0 < self.save_overhead < 1:
+            raise ConfigError(f"save_overhead={self.save_overhead} is no share; expected a number between 0 and 1")
         self.profile_steps()
         self.max_shard_bytes()
         self.allowed_changes()
@@ -271,12 +305,18 @@ class Config:
             )
         return warmup
 
-    def tick_seconds(self) -> float:
-        """The tick in seconds."""
-        tick = _named("tick", Duration.parse, self.tick)
-        if tick.unit != SECOND:
-            raise ConfigError(f"tick={self.tick} is no time; expected seconds, such as 1s or 0.5s")
-        return float(tick.number)
+    def seconds(self, name: str) -> float:
+        """One of `CLOCKS`, which is set, in seconds."""
+        text = getattr(self, name)
+        try:
+            duration = Duration.parse(text)
+        except ConfigError:
+            duration = None
+        if duration is None or duration.unit != SECOND:
+            raise ConfigError(
+                f"{name}={text} is no time; expected more than 0 seconds, minutes or hours, such as 1s or 3h50m"
+            )
+        return float(duration.number)
 
     def max_shard_bytes(self) -> int | None:
         """The most bytes that a data file may have; None for any."""
@@ -334,8 +374,11 @@ def make_config(options: Mapping[str, Any], suggested: Mapping[str, Any]) -> Con
         # Who says never lets a command go on whose other flags stay; who says nothing has forgotten it.
         kept = () if "early_stop" in options else options
         given = {name: value for name, value in given.items() if name in kept or name not in _OF_EARLY_STOP}
-    for name in {*CADENCES, "tick", "early_stop", "early_stop_warmup"} & given.keys():
+    for name in {*CADENCES, *CLOCKS, "early_stop", "early_stop_warmup"} & given.keys():
         given[name] = None if given[name] is None else str(given[name])
+    for name in _LIMITS & given.keys():
+        # Takes back what a flagfile or the experiment says.
+        given[name] = None if given[name] == "never" else given[name]
     hints = typing.get_type_hints(Config)
     for name, value in given.items():
         # A library call may give a whole number where any number is welcome.

@@ -17,7 +17,7 @@ from trainer.run.feed import EvaluationFeed, told_of
 from trainer.run.measure import Layout, measure
 from trainer.run.pace import Pace
 from trainer.run.state import EVALUATION_STREAM
-from trainer.run.tracing import trace_on_batch
+from trainer.run.tracing import converted, trace_on_batch
 
 
 class Evaluator:
@@ -58,7 +58,11 @@ class Evaluator:
         scalar = tf.TensorSpec([], tf.int64)
         chunk = tf.function(self._run_chunk, autograph=False, jit_compile=self._jit or None)
         self._chunk = chunk.get_concrete_function(
-            scalar, scalar, tf.TensorSpec([self._layout.width], tf.float64), *self._feed.signature
+            scalar,
+            scalar,
+            tf.TensorSpec([], tf.float64),
+            tf.TensorSpec([self._layout.width], tf.float64),
+            *self._feed.signature,
         )
         return self._layout
 
@@ -81,8 +85,9 @@ class Evaluator:
                 return None
             started = time.monotonic()
             until = tf.constant(index + pace.steps, tf.int64)
+            tick = tf.constant(pace.tick, tf.float64)
             with told_of(f"the split {self._split!r}"):
-                done, totals, last = self._chunk(tf.constant(index, tf.int64), until, totals, *arguments)
+                done, totals, last = self._chunk(tf.constant(index, tf.int64), until, tick, totals, *arguments)
                 vector: np.ndarray = totals.numpy()
             pace.learn(int(done) - index, time.monotonic() - started)
             index, over = int(done), bool(last)
@@ -90,9 +95,19 @@ class Evaluator:
         return self._layout.means(vector), self._layout.nonfinite(vector)
 
     def _run_chunk(
-        self, start: tf.Tensor, until: tf.Tensor, totals: tf.Tensor, *arguments: Any
+        self, start: tf.Tensor, until: tf.Tensor, tick: tf.Tensor, totals: tf.Tensor, *arguments: Any
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """The program: evaluates to batch number `until`, or to the last one, and says whether it was that."""
+        """The program: evaluates to batch number `until`, or to the last one, and says whether it was that.
+
+        Where batches have to be waited for, it stops early after `tick` seconds.
+        """
+        began = tf.timestamp() if arguments else None
+
+        def unfinished(index: tf.Tensor, totals: tf.Tensor, over: tf.Tensor) -> tf.Tensor:
+            goes_on = (index < until) & ~over
+            if not arguments:
+                return goes_on
+            return goes_on & (tf.equal(index, start) | (tf.timestamp() - began < tick))
 
         def one_batch(index: tf.Tensor, totals: tf.Tensor, over: tf.Tensor) -> tuple[tf.Tensor, ...]:
             batch, over = self._feed.next(arguments, index)
@@ -100,7 +115,7 @@ class Evaluator:
             return index + 1, totals + self._measure(batch.values, batch.weights, seed), over
 
         done: tuple[tf.Tensor, tf.Tensor, tf.Tensor] = tf.while_loop(
-            lambda index, totals, over: (index < until) & ~over,
+            unfinished,
             one_batch,
             (start, totals, tf.zeros([], tf.bool)),
             parallel_iterations=1,
@@ -108,7 +123,7 @@ class Evaluator:
         return done
 
     def _measure_batch(self, values: dict[str, tf.Tensor], weights: tf.Tensor | None, seed: tf.Tensor) -> tf.Tensor:
-        loss = self._experiment.loss(self._model, values, training=False, seed=seed)
+        loss = converted(self._experiment.loss)(self._model, values, training=False, seed=seed)
         measured = measure(loss, Batch(values, weights, examples=None), self._source.batch_size)
         self._layout = measured.layout
         return measured.totals

@@ -182,15 +182,15 @@ class StreamFeed(HostFeed):
 
 def next_timed(
     feed: Feed, arguments: tuple[Any, ...], examples: tf.Tensor
-) -> tuple[tuple[Batch, tf.Tensor], tf.Tensor]:
-    """As `feed.next`, and how many seconds that took, a float64 scalar: in the program."""
+) -> tuple[tuple[Batch, tf.Tensor], tf.Tensor, tf.Tensor]:
+    """As `feed.next`, and how many seconds that took and when it was done, float64 scalars: in the program."""
     before = tf.timestamp()
     with tf.control_dependencies([before]):
         taken = feed.next(arguments, examples)
     # What an iterator gives is there all at once.
     with tf.control_dependencies([next(iter(taken[0].values.values()))]):
         after = tf.timestamp()
-    return taken, after - before
+    return taken, after - before, after
 
 
 def make_feed(source: Source) -> Feed:

@@ -8,21 +8,24 @@ from collections.abc import Sequence
 
 from trainer.data.sources import FAIL
 from trainer.decide.decisions import Verdict
-from trainer.errors import EXIT_DONE, EXIT_INTERRUPTED, Diverged, Unusable
+from trainer.errors import EXIT_DONE, Diverged, Unusable
 from trainer.ledger.journal import EVALUATE, RESTORE, SAVE, STEP
 from trainer.ledger.manifest import Manifest
 from trainer.ledger.record import Record
-from trainer.process.signals import StopRequest
+from trainer.process.signals import reason_of
+from trainer.run.asked import Asked, look
 from trainer.run.assembly import Assembly
+from trainer.run.auto_save import AutoSave
 from trainer.run.config import CONTINUE
 from trainer.run.delivery import Delivery
+from trainer.run.evaluation import evaluate_splits
+from trainer.run.host import Host
 from trainer.run.outlets import Outlets
 from trainer.run.pace import Pace
 from trainer.run.place import PlaceInData
-from trainer.run.program import MAX_CLOSES, Row
-from trainer.run.records import eval_record, open_window, train_record
+from trainer.run.program import MAX_CLOSES
 from trainer.run.segments import Continuation
-from trainer.run.timing import Times
+from trainer.run.windows import Windows
 from trainer.timeline.cadence import Progress
 from trainer.timeline.schedule import EVALUATION, FLUSH, Due
 
@@ -44,47 +47,49 @@ class Loop:
     Args:
       parts: the programs, the schedule and the decision.
       outlets: where records, checkpoints and messages go.
-      stop_request: becomes true when a signal asks to stop.
+      host: what may ask to stop or to save, what watches the chunks, and the clock of the attempt.
       resumed: the checkpoint that the state was restored from, if any.
       going_on: the run's segments.
-      times: the clock of the attempt; by default one that begins now.
+      auto_save: says when to save where `save_every=auto` leaves that to what is measured.
     """
 
     def __init__(
         self,
         parts: Assembly,
         outlets: Outlets,
-        stop_request: StopRequest,
+        host: Host,
         *,
         resumed: Manifest | None,
         going_on: Continuation,
-        times: Times | None = None,
+        auto_save: AutoSave | None = None,
     ) -> None:
         self._parts = parts
         self._segments = [segment.to_json() for segment in going_on.segments]
         self._to = outlets
-        self._times = times or Times()
+        self._times = host.times
         self._records = Delivery(outlets, self._times)
-        self._stop_request = stop_request
-        self._pace = Pace(parts.config.tick_seconds())
-        self._evaluation_pace = Pace(parts.config.tick_seconds())
+        self._request = host.request
+        self._watchdog = host.watchdog
+        self._auto_save = auto_save
+        self._pace = Pace(parts.config.seconds("tick"))
+        self._evaluation_pace = Pace(parts.config.seconds("tick"))
         self._undecided: list[Record] = []
         if resumed is None:
             self._now = Progress()
-            self._window_start = 0
+            window_start = 0
             self._pending = frozenset({EVALUATION} if parts.config.eval_at_start and parts.evaluators else ())
         else:
             control = resumed.control
             self._now = resumed.progress
-            self._window_start = resumed.open_window["from"]
+            window_start = resumed.open_window["from"]
             if not resumed.open_window["steps"]:
                 # The manifest has the last word: a completed checkpoint may have closed the window that its file holds.
                 parts.program.clear_window()
             self._pending = frozenset(control.get("pending", ()))
             parts.decisions.restore(control, self._now, going_on.comparable)
         self._before = self._now
+        self._windows = Windows(parts, window_start)
         self._evaluated_at: int | None = None
-        self._open: Row | None = None
         # Data that has just been taken up is not at its end.
         fresh = self._now.examples == going_on.origin.examples
         self._ended = resumed is not None and bool(resumed.control.get("ended")) and not fresh
@@ -96,7 +101,7 @@ class Loop:
                 self._now.examples,
                 skipped=resumed.open_window.get("skipped", 0) if resumed else 0,
                 tell=outlets.view.message,
-                interrupted=lambda: bool(stop_request),
+                interrupted=lambda: bool(self._request),
             )
         # As if all attempts had been one: the seconds of those before count.
         self._began = time.monotonic() - self._now.seconds
@@ -126,11 +131,11 @@ class Loop:
         elif schedule.finished(self._now) or self._ended or self._parts.decisions.stopped:
             stop = self._nothing_to_do()
         while stop is None:
-            boundary = bool(self._stop_request) or self._run_chunk()
+            boundary = bool(self._request) or self._run_chunk()
             self._to.store.poll()
             self._records.hand_over()
             due = self._due()
-            if boundary or due.anything or self._stop_request:
+            if boundary or due.anything or self._request or self._request.save:
                 stop = self._boundary(due)
             else:
                 # Looked at: nothing was due, or only what has to wait for a log step, which the next chunk has to know.
@@ -150,38 +155,48 @@ class Loop:
         EVAL    if due   -> eval records, measured on the weights of this step
         DECIDE  best / conditional save / early stop: a pure fold over the records up to here
         SAVE    if any reason holds -> records fsynced, then the checkpoint committed
-        STOP    target reached, early stop, or a signal
+        STOP    target reached, early stop, or asked to
         """
-        now, request = self._now, self._stop_request
+        now = self._now
         self._to.profile.at(now.step)
         due, verdict, evaluated = self._measure_and_decide(due)
         self._before = now
         self._pending = due.pending | ({EVALUATION} if due.evaluate and not evaluated else frozenset())
 
         # Looked at once: a signal that comes after this finds its own boundary, and its own save.
-        asked = bool(request)
-        reasons = [*due.save, *verdict.reasons, *(["signal"] if asked else [])]
+        asked = look(self._request, self._to.store.times, grace_s=self._watchdog.grace_s)
+        reasons = [*due.save, *verdict.reasons, *asked.reasons]
         saved = self._to.store.has(now.step)
         if verdict != Verdict() and (evaluated or not saved):
             self._to.journal.write("decide", step=now.step, **verdict.to_json())
         with self._times(SAVE):
             if not saved:
-                if reasons:
-                    self._save(reasons, last=due.stop or asked)
+                if reasons and asked.fits:
+                    self._save(reasons, last=due.stop or (asked.stop and asked.fits_verified))
             elif evaluated:
                 # A signal had cut the evaluation of this step short, so that its checkpoint knew nothing of it.
                 self._save(reasons, complete=True)
 
-        if asked:
-            self._to.journal.write("signal", signal=str(request.signal and request.signal.name), step=now.step)
-        if due.stop and EVALUATION not in self._pending:
+        self._note(asked, saved=saved)
+        if due.stop and EVALUATION not in self._pending and (saved or asked.fits):
             reason = self._end()
             if reason == EARLY_STOP:
                 self._to.view.message(f"{reason}: {self._why_early()}")
             return Stop(reason, EXIT_DONE)
-        if asked:
-            return Stop("interrupted" if request.exit_code == EXIT_INTERRUPTED else "preempted", request.exit_code)
-        return None
+        return Stop(reason_of(asked.exit_code), asked.exit_code) if asked.stop else None
+
+    def _note(self, asked: Asked, *, saved: bool) -> None:
+        """Notes what was asked and is obeyed; `saved` tells that there was nothing to save."""
+        for details in asked.notes(self._now.step, there=saved):
+            self._to.journal.write("signal", **details)
+        if asked.save:
+            self._request.saved()
+        if asked.stop and not asked.fits and not saved:
+            self._to.warn(
+                f"step {self._now.step} is not saved: {asked.left_s:.1f} s of grace={self._parts.config.grace} are "
+                f"left, and saves took {asked.needed_s:.1f} s; {self._newest()}"
+                + (", unless the save under way is done in time" if self._to.store.busy else "")
+            )
 
     def _measure_and_decide(self, due: Due) -> tuple[Due, Verdict, bool]:
         """LOG, EVAL and DECIDE; again where what is decided ends the run or a window, as that measures more.
@@ -191,14 +206,14 @@ class Loop:
         """
         now, flushes = self._now, self._parts.config.reconcile == FLUSH
         while True:
-            if due.log and self._window_start != now.step:
-                self._close_window(due.closed_by)
+            if due.log and self._windows.start != now.step:
+                self._append([self._windows.close(due.closed_by)])
             with self._times(EVALUATE):
                 evaluated = due.evaluate and self._evaluate()
             verdict = self._decide()
             if verdict.stop and not due.stop:
                 due = self._parts.schedule.at_end(due)
-            elif verdict.reasons and flushes and self._window_start != now.step:
+            elif verdict.reasons and flushes and self._windows.start != now.step:
                 due = dataclasses.replace(due, log=True, closed_by="save")
             else:
                 return due, verdict, evaluated
@@ -221,7 +236,9 @@ class Loop:
 
     def _due(self) -> Due:
         ended = self._ended or self._parts.decisions.stopped
-        return self._parts.schedule.due(self._before, self._now, pending=self._pending, ended=ended)
+        due = self._parts.schedule.due(self._before, self._now, pending=self._pending, ended=ended)
+        automatic = self._auto_save is not None and self._auto_save.due(self._now.step)
+        return dataclasses.replace(due, save=(*due.save, "auto")) if automatic else due
 
     def _run_chunk(self) -> bool:
         """Trains to the next boundary or for a tick, logs the windows that closed, and says whether at a boundary."""
@@ -229,14 +246,17 @@ class Loop:
         chunk = parts.schedule.next_chunk(
             self._now, pending=self._pending, max_steps=self._pace.steps, max_closes=MAX_CLOSES
         )
-        started = time.monotonic()
-        with self._times(STEP):
+        saving, started = self._to.store.busy, time.monotonic()
+        with self._times(STEP), self._watchdog.chunk():
             advance = parts.program.run(chunk.until, [step for step, _ in chunk.closes])
         ended = time.monotonic()
-        self._pace.learn(chunk.until - self._now.step, ended - started)
+        steps = advance.open.step - self._now.step
+        self._pace.learn(steps, ended - started)
+        if self._auto_save:
+            self._auto_save.chunk(steps, ended - started, saving=saving)
         closed_by = dict(chunk.closes)
-        self._append([self._train_record(row, closed_by[row.step]) for row in advance.rows])
-        self._open = advance.open
+        self._append([self._windows.record(row, closed_by[row.step]) for row in advance.rows])
+        self._windows.follow(advance.open)
         self._now = Progress(advance.open.step, advance.open.examples, ended - self._began)
         if self._times.trained(waited=min(advance.data_wait, ended - started)):
             self._tell_times()
@@ -248,14 +268,17 @@ class Loop:
         finished = parts.schedule.finished(self._now)
         if advance.ended:
             self._end_of_data(finished)
-        save = None if finished else parts.schedule.next_save(self._now, pending=self._pending)
+        # With an automatic interval only the clock knows.
+        unknown = finished or self._auto_save is not None
+        save = None if unknown else parts.schedule.next_save(self._now, pending=self._pending)
         self._to.view.update(
             step=self._now.step,
             epoch=parts.schedule.epoch(self._now.examples),
             examples=self._now.examples,
             next_save=None if save is None else f"step {save}",
         )
-        return chunk.boundary
+        # Where the data is slow, or at its end, the chunk does not come so far.
+        return chunk.boundary and self._now.step == chunk.until
 
     def _end_of_data(self, finished: bool) -> None:
         """A finite stream has ended: that is the end of the run, or before the target an error."""
@@ -273,29 +296,22 @@ class Loop:
         """Evaluates every split, once a step; returns whether it came to the end."""
         if self._evaluated_at == self._now.step:
             return True
-        parts, records = self._parts, []
+        parts = self._parts
         started = time.monotonic()
-        for split, evaluator in parts.evaluators.items():
-            measured = evaluator.run(self._evaluation_pace, lambda: bool(self._stop_request))
-            if measured is None:
-                return False
-            means, nonfinite = measured
-            records.append(
-                eval_record(
-                    means,
-                    nonfinite,
-                    split=split,
-                    weights="ema" if parts.state.ema_model else "raw",
-                    experiment=parts.experiment,
-                    schedule=parts.schedule,
-                    now=self._now,
-                )
-            )
+        with self._watchdog.chunk():
+            records = evaluate_splits(parts, self._now, self._evaluation_pace, self._interrupted)
+        if records is None:
+            return False
         self._append(records)
         self._evaluated_at = self._now.step
         seconds = round(time.monotonic() - started, 6)
         self._to.journal.write("evaluate", step=self._now.step, splits=list(parts.evaluators), seconds=seconds)
         return True
+
+    def _interrupted(self) -> bool:
+        """Asked between two chunks of an evaluation."""
+        self._watchdog.beat()
+        return bool(self._request)
 
     def _decide(self) -> Verdict:
         """Folds the new records into the decisions; returns what they say about this step."""
@@ -323,7 +339,7 @@ class Loop:
             "events": self._to.events.position,
         }
         best_steps = parts.decisions.kept_steps
-        window = self._open_window()
+        window = self._windows.told()
         # Before the save: beside a writer that has filled the disk the journal has no room.
         self._tell_times()
         # Last: what is asked of the experiment before may change what it has registered.
@@ -341,37 +357,14 @@ class Loop:
                 best_steps=best_steps,
                 last=last,
             )
+        if self._auto_save:
+            self._auto_save.saved()
         self._records.saved()
 
     def _tell_times(self) -> None:
         """Notes where the time went so far, for whoever asks after a kill."""
         self._to.lock.check()
-        self._to.journal.write("times", step=self._now.step, seconds=self._times.to_json())
-
-    def _open_window(self) -> dict[str, object]:
-        if self._open is None:
-            # Closed by hand, or nothing has run since the resume.
-            self._open = self._parts.program.peek()
-        return open_window(
-            self._open, self._window_start, layout=self._parts.program.layout, experiment=self._parts.experiment
-        )
-
-    def _close_window(self, closed_by: str | None) -> None:
-        self._append([self._train_record(self._parts.program.close(), closed_by)])
-        self._open = None
-
-    def _train_record(self, row: Row, closed_by: str | None) -> Record:
-        parts = self._parts
-        record = train_record(
-            row,
-            layout=parts.program.layout,
-            experiment=parts.experiment,
-            schedule=parts.schedule,
-            start=self._window_start,
-            closed_by=closed_by,
-        )
-        self._window_start = row.step
-        return record
+        self._to.journal.write("times", step=self._now.step, **self._times.told())
 
     def _append(self, records: Sequence[Record]) -> None:
         self._records.append(records)

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
+from trainer.checkpoint.save_times import SaveTimes
 from trainer.ledger.journal import Journal, NoJournal
 from trainer.ledger.log import MetricLog
 from trainer.ledger.manifest import Manifest
@@ -30,6 +31,9 @@ class Store(Protocol):
 
     @property
     def busy(self) -> bool: ...
+
+    @property
+    def times(self) -> SaveTimes: ...
 
     def has(self, step: int) -> bool: ...
 

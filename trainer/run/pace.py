@@ -15,10 +15,10 @@ class Pace:
     """
 
     def __init__(self, tick: float) -> None:
-        self._tick = tick
+        self.tick = tick
         self.steps = 1
 
     def learn(self, steps: int, seconds: float) -> None:
         """Notes that `steps` steps took `seconds`."""
-        fitting = int(self._tick * steps / seconds) if seconds > 0 else _MOST_STEPS
+        fitting = int(self.tick * steps / seconds) if seconds > 0 else _MOST_STEPS
         self.steps = max(1, min(fitting, 10 * self.steps, _MOST_STEPS))

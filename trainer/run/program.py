@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -68,6 +69,7 @@ class Program:
       seed: the run's seed.
       jit: whether XLA compiles the whole of it.
       update: how a step updates the weights; by default plainly.
+      tick: seconds after which a call stops early where its batches have to be waited for; it takes one in any case.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class Program:
         seed: int,
         jit: bool,
         update: Update | None = None,
+        tick: float = math.inf,
     ) -> None:
         update = update or Update()
         self._state = state
@@ -87,6 +90,7 @@ class Program:
         self._feed = make_feed(source)
         state.data_state = self._feed.state
         self._times_data = self._feed.waits and not jit
+        self._tick = tick
         step = TrainStep(experiment, state, source.batch_size, update, compiled=jit)
         with _no_late_variables(state):
             self._step = trace_on_batch(self._feed.specs, step, seeds=(update.accumulate, 2))
@@ -139,7 +143,10 @@ class Program:
         return self._feed.capture()
 
     def run(self, until: int, closes: list[int]) -> Advance:
-        """Trains up to step `until`, closing a window after each step in `closes` (at most `MAX_CLOSES` of them)."""
+        """Trains up to step `until`, closing a window after each step in `closes` (at most `MAX_CLOSES` of them).
+
+        It stops before where the data ends, where something is not finite, and where the data is slow.
+        """
         if self._arguments is None:
             self.begin(run_seed(self._seed))
         assert self._arguments is not None
@@ -206,12 +213,16 @@ class Program:
             self._skipped.read_value(),
             tf.zeros([MAX_CLOSES, 2 + self._width + 2], tf.float64),
             zero,
-            *([tf.zeros([], tf.float64)] if self._times_data else []),
+            # Seconds waited for batches, and how long ago the chunk began when the last one came.
+            *([tf.zeros([], tf.float64)] * 2 if self._times_data else []),
             zero,
         )
+        # XLA has no clock; nor is there anything to wait for where it compiles the chunk.
+        began = tf.timestamp() if self._times_data else None
 
         def unfinished(step: tf.Tensor, *others: tf.Tensor) -> tf.Tensor:
-            return (step < until) & tf.equal(others[-1], 0)
+            goes_on = (step < until) & tf.equal(others[-1], 0)
+            return goes_on & (others[-2] < self._tick) if self._times_data else goes_on
 
         def one_step(
             step: tf.Tensor,
@@ -222,10 +233,10 @@ class Program:
             closed: tf.Tensor,
             *others: tf.Tensor,
         ) -> tuple[tf.Tensor, ...]:
-            *waited, _ = others
+            *clocks, _ = others
             if self._times_data:
-                (batch, is_last), seconds = next_timed(self._feed, arguments, examples)
-                waited = [waited[0] + seconds]
+                (batch, is_last), seconds, came = next_timed(self._feed, arguments, examples)
+                clocks = [clocks[0] + seconds, came - began]
             else:
                 batch, is_last = self._feed.next(arguments, examples)
             told = self._step(batch.values, batch.weights, self._seeds_of(step))
@@ -246,17 +257,17 @@ class Program:
             )
             window = tf.where(closes_here, tf.zeros_like(window), window)
             skipped = tf.where(closes_here, zero, skipped)
-            return step, examples, window, skipped, rows, closed + tf.cast(closes_here, tf.int64), *waited, status
+            return step, examples, window, skipped, rows, closed + tf.cast(closes_here, tf.int64), *clocks, status
 
         # One iteration at a time: an update must see the one before it.
         end = tf.while_loop(unfinished, one_step, start, parallel_iterations=1)
-        step, examples, window, skipped, rows, _, *waited, status = end
+        step, examples, window, skipped, rows, _, *clocks, status = end
         state.examples.assign(examples)
         state.window.assign(window)
         self._skipped.assign(skipped)
         last = _vector(step, examples, window, skipped, status)[None]
         return tf.concat(
-            [rows, last, *(tf.pad(seconds[None, None], [[0, 0], [0, self._width + 3]]) for seconds in waited)], 0
+            [rows, last, *(tf.pad(seconds[None, None], [[0, 0], [0, self._width + 3]]) for seconds in clocks[:1])], 0
         )
 
     def _row(self, vector: np.ndarray) -> Row:

@@ -19,6 +19,7 @@ from trainer.run.guests import tensor_variable
 from trainer.run.health import Health
 from trainer.run.measure import Layout, Measured, measure
 from trainer.run.state import TrainState
+from trainer.run.tracing import converted
 
 SKIPPED = -1.0
 """What a step reports that made no update and lets the run go on."""
@@ -193,7 +194,7 @@ class TrainStep:
 
     def _own_update(self, custom: Callable[..., Any], batch: Batch, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """The update of an experiment that applies its own gradients."""
-        loss = custom(self._state, batch.values, seed)
+        loss = converted(custom)(self._state, batch.values, seed)
         measured = measure(loss, batch, self._batch_size, returned_by="train_step")
         self._note(measured.layout, (), ())
         self._state.follow_ema()
@@ -220,7 +221,7 @@ class TrainStep:
 
     def _measured_on(self, batch: Batch, seed: tf.Tensor) -> Measured:
         frozen = self._state.frozen.values()
-        loss = self._experiment.loss(self._state.model, batch.values, training=True, seed=seed)
+        loss = converted(self._experiment.loss)(self._state.model, batch.values, training=True, seed=seed)
         # A batch normalisation changes its moments itself. At once: the next micro-batch may read them.
         self._state.frozen.put_back(frozen)
         measured: Measured = measure(loss, batch, self._batch_size // self._how.accumulate)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from trainer.ledger.journal import DATA_WAIT, PARTS, START, STEP, TOTAL
 
@@ -19,14 +20,24 @@ class Times:
 
     Args:
       clock: seconds, of any clock that does not go back.
+      since: seconds that the process has been there before; they are part of the start.
+
+    Attributes:
+      start: seconds of what the start consists of, by name, as far as it is known.
+      first_step_s: seconds until the first chunk, which is one step, was trained; None before.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic, *, since: float = 0.0) -> None:
         self._clock = clock
-        self._began = self._since = self._told = clock()
+        self._since = self._told = clock()
+        self._began = self._since - since
         self._seconds = dict.fromkeys(PARTS, 0.0)
+        self._seconds[START] = since
         self._part: str | None = START
         self._starting = True
+        self.start: dict[str, float] = {}
+        self.first_step_s: float | None = None
+        self._start_told = False
 
     @contextlib.contextmanager
     def __call__(self, part: str) -> Iterator[None]:
@@ -37,6 +48,20 @@ class Times:
         finally:
             self._turn_to(around)
 
+    @contextlib.contextmanager
+    def starting(self, what: str, *, since_birth: bool = False) -> Iterator[None]:
+        """Notes how long a part of the start takes, with `since_birth` from the beginning of the process on."""
+        began = self._began if since_birth else self._clock()
+        try:
+            yield
+        finally:
+            self.start[what] = self.start.get(what, 0.0) + self._clock() - began
+
+    @property
+    def age(self) -> float:
+        """Seconds since the process began, or where that is not known, since this clock was made."""
+        return self._clock() - self._began
+
     def trained(self, *, waited: float) -> bool:
         """Notes that a chunk is trained, of which `waited` seconds went into waiting for data.
 
@@ -46,6 +71,8 @@ class Times:
           Whether to tell the times so far, so that a kill leaves them: after the first chunk, then once a minute.
         """
         if self._starting:
+            self.start["first_chunk"] = self._seconds[STEP]
+            self.first_step_s = self.age
             self._seconds[START] += self._seconds[STEP]
             self._seconds[STEP] = 0.0
             self._starting, self._part = False, None
@@ -54,8 +81,24 @@ class Times:
         self._seconds[DATA_WAIT] += waited
         return self._clock() - self._told >= _TELL_SECONDS
 
-    def to_json(self) -> dict[str, float]:
-        """The seconds so far of each part, and in `total` of all, the parts and what belongs to none."""
+    def told(self) -> dict[str, Any]:
+        """What a line of the journal tells: `seconds`, and the first time also what the start consisted of."""
+        start = {}
+        if self.first_step_s is not None and not self._start_told:
+            self._start_told = True
+            seconds = {name: round(taken, 6) for name, taken in self.start.items()}
+            start = {"first_step_s": round(self.first_step_s, 6), "start": seconds}
+        return {**start, "seconds": self.to_json()}
+
+    def to_json(self, *, unfinished: bool = False) -> dict[str, float]:
+        """The seconds so far of each part, and in `total` of all, the parts and what belongs to none.
+
+        Args:
+          unfinished: whether what is under way came to nothing; then its time belongs to none.
+        """
+        if unfinished:
+            self._part = None
+            self._since = self._clock()
         self._turn_to(self._part)
         self._told = self._since
         parts = {part: round(seconds, 6) for part, seconds in self._seconds.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -18,8 +19,8 @@ def trace_on_batch(
 ) -> Any:
     """Traces `function(values, weights, seed)` on batches of these shapes.
 
-    The user's code runs once, here, with autograph; and whatever it only tells while it is traced, such as the names of
-    its metrics, is known afterwards.
+    The user's code runs once, here; and whatever it only tells while it is traced, such as the names of its metrics, is
+    known afterwards.
 
     Args:
       specs: the shapes of the values by name, and of the weights.
@@ -27,9 +28,37 @@ def trace_on_batch(
       seeds: the shape of the seed, or seeds, that it takes: int32.
     """
     try:
-        return tf.function(function).get_concrete_function(*specs, tf.TensorSpec(seeds, tf.int32))
+        return tf.function(function, autograph=False).get_concrete_function(*specs, tf.TensorSpec(seeds, tf.int32))
     except ConfigError as error:
         raise _as_raised(error) from None
+
+
+def converted(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A method of the user's as a `tf.function` would call it, with autograph: it may branch on its tensors.
+
+    It alone: to convert what stands around it, which needs none of that, takes most of the time of a trace.
+    """
+
+    def call(*arguments: Any, **named: Any) -> Any:
+        try:
+            return _autographed()(method, *arguments, **named)
+        except Exception as error:
+            # As a tf.function does: told with the lines that the user wrote, in place of those that autograph made.
+            if hasattr(error, "ag_error_metadata"):
+                raise error.ag_error_metadata.to_exception(error) from error
+            raise
+
+    return call
+
+
+@functools.cache
+def _autographed() -> Callable[..., Any]:
+    """Calls a function with arguments; autograph converts what it calls, or says why it cannot, and does without."""
+    return tf.autograph.to_graph(_call)  # type: ignore[no-any-return]
+
+
+def _call(function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+    return function(*arguments, **named)
 
 
 def _as_raised(error: BaseException) -> BaseException:

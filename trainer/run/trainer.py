@@ -7,13 +7,14 @@ import dataclasses
 import os
 import socket
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from trainer.checkpoint.recovery import Recovery, bound_orphans
+from trainer.checkpoint.save_times import SaveTimes, known_times
 from trainer.checkpoint.store import CheckpointStore
-from trainer.errors import EXIT_BUG, EXIT_DONE, EXIT_INTERRUPTED, ConfigError, TrainerError, Unusable, Unwritable
+from trainer.errors import EXIT_DONE, ConfigError, Unusable, Unwritable
 from trainer.ledger.directory import RunDirectory
 from trainer.ledger.flagfile import write_flags
 from trainer.ledger.journal import RESTORE, Journal
@@ -21,12 +22,16 @@ from trainer.ledger.log import MetricLog, read_records
 from trainer.ledger.manifest import Manifest
 from trainer.ledger.record import Record
 from trainer.ledger.run_info import RunInfo
+from trainer.process import workers
 from trainer.process.lock import Lock, locked
-from trainer.process.signals import StopRequest, stop_requests
+from trainer.process.signals import StopRequest
 from trainer.run.assembly import Assembly, assemble
+from trainer.run.auto_save import make_auto_save
 from trainer.run.catalog import canonical_name, short_name
 from trainer.run.config import Config, make_config
+from trainer.run.ending import LastWords
 from trainer.run.experiment import Experiment, parameters
+from trainer.run.host import Host, guest
 from trainer.run.identity import changed_flags, fixed_flags
 from trainer.run.initial import find_source, load_weights
 from trainer.run.loop import Loop, Stop
@@ -76,8 +81,12 @@ class Trainer:
         self.config: Config = make_config(options, experiment.suggested_flags)
         self.directory = RunDirectory(self.config.run_dir or os.path.join("runs", short_name(type(experiment))))
 
-    def run(self) -> Result:
+    def run(self, host: Host | None = None) -> Result:
         """Trains until the target is reached or a signal asks to stop.
+
+        Args:
+          host: the process around the run, where that is a command's own; by default what a library call may have of
+            it: its signals meanwhile, from the main thread.
 
         Returns:
           How it ended.
@@ -94,20 +103,21 @@ class Trainer:
             known = RunInfo.load(self.directory)
         view = make_progress(self.config.progress)
         if self.config.dry_run:
-            parts, loaded = self._assemble(known)
+            parts, loaded = self._assemble(known, Times())
             going_on = self._identify(parts, known) if known else Continuation()
             _warn(going_on.warnings)
             lines = [*planned(parts, known or parts.info), *loaded, *([going_on.line] if going_on.line else [])]
             print("\n".join(lines))
             return result_of(self.directory, parts, Stop("dry run", EXIT_DONE), latest=None, now=Progress())
         with contextlib.ExitStack() as stack:
-            request = self._stop_request
-            if request is None:
-                request = stack.enter_context(stop_requests())
+            host = host or stack.enter_context(guest(self.config, self._stop_request))
+            host.set_limits(self.config)
             # A directory in use is refused at once; one that is not there yet is made when nothing else is wrong.
             exists = self.directory.files.exists(self.directory.path)
             lock = stack.enter_context(self._locked()) if exists else None
-            parts, loaded = self._assemble(known)
+            parts, loaded = self._assemble(known, host.times)
+            # Who makes a strategy, as an experiment may, has native code take the signals away.
+            host.request.rearm()
             lock = lock or stack.enter_context(self._locked())
             known = RunInfo.load(self.directory)
             if known is not None:
@@ -117,9 +127,9 @@ class Trainer:
                 self.directory.files.commit(self.directory.run_info, parts.info.encode())
             info = known or parts.info
             stack.callback(view.stop)
-            return self._train(parts, info, [*planned(parts, info), *loaded], view, request, lock)
+            return self._train(parts, info, [*planned(parts, info), *loaded], view, host, lock)
 
-    def _assemble(self, known: RunInfo | None) -> tuple[Assembly, list[str]]:
+    def _assemble(self, known: RunInfo | None, times: Times) -> tuple[Assembly, list[str]]:
         """The parts, with the first weights where another checkpoint gives them; and the lines that tell of those."""
         # A source that is not there is refused before anything is built.
         find_source(self.config, known, self.directory)
@@ -127,7 +137,7 @@ class Trainer:
         if known is not None and config.epoch_examples is None:
             # Grids in epochs stay where they are, also on longer data.
             config = dataclasses.replace(config, epoch_examples=known.epoch_examples)
-        parts = assemble(self._experiment, config, name=self._name, known=known)
+        parts = assemble(self._experiment, config, name=self._name, known=known, times=times)
         # Again: a run that goes on may have deleted that checkpoint since, and has a newer one.
         source = find_source(self.config, known, self.directory)
         info = dataclasses.replace(parts.info, init_from=source, fixed=fixed_flags(self.config))
@@ -137,17 +147,23 @@ class Trainer:
         return parts, load_weights(parts.state, source, strict=self.config.init_from_strict)
 
     def _train(
-        self, parts: Assembly, info: RunInfo, plan: list[str], view: ProgressView, request: StopRequest, lock: Lock
+        self, parts: Assembly, info: RunInfo, plan: list[str], view: ProgressView, host: Host, lock: Lock
     ) -> Result:
-        config, directory = self.config, self.directory
+        config, directory, times = self.config, self.directory, host.times
         loop: Loop | None = None
+        store: CheckpointStore | None = None
+
+        def reached() -> tuple[int | None, int | None]:
+            # As it is on the disk: of what is committed beside training the store knows only when it looks.
+            return loop.progress.step if loop else None, max(directory.committed_steps(), default=None)
+
         with reading(directory.journal):
             journal = Journal(directory)
-        times = Times()
-        noted = _faults_noted(journal, lock, times, lambda: loop.progress.step if loop else None)
-        with noted, contextlib.ExitStack() as stack:
+        words = LastWords(journal, lock, times, reached)
+        with words.of_faults(), contextlib.ExitStack() as stack:
+            stack.enter_context(host.watchdog.saying(words.farewell))
             with reading(directory.flags):
-                self._note_start(parts, journal)
+                self._note_start(parts, journal, times)
             log = MetricLog(directory, epoch_examples=parts.schedule.epoch_examples)
             store = CheckpointStore(
                 parts.state.checkpoint(),
@@ -162,6 +178,7 @@ class Trainer:
                 journal=journal,
                 guard=lock.check,
                 warn=lambda line: _warn([line]),
+                times=SaveTimes(known_times(directory)),
             )
             stack.enter_context(store)
             with times(RESTORE):
@@ -175,7 +192,8 @@ class Trainer:
                 journal.write("resume", step=resumed.step, cut_bytes=cut.bytes, cut_step=cut.last_step)
             going_on.note(journal)
             journal.write("plan", lines=plan)
-            in_place = store.prepare()
+            with times.starting("prepare"):
+                in_place = store.prepare()
             _warn([*going_on.warnings, *recovery.warnings(), *([in_place] if in_place else [])])
             view.start(
                 step=resumed.step if resumed else 0,
@@ -206,25 +224,35 @@ class Trainer:
             if resumed:
                 parts.state.restored()
             stack.callback(parts.program.end)
-            loop = Loop(parts, outlets, request, resumed=resumed, going_on=going_on, times=times)
+            # Before the data is let go of, and with it its workers: who has them waits for the end of each.
+            stack.callback(workers.over)
+            auto_save = make_auto_save(
+                config,
+                directory,
+                journal,
+                store.times,
+                times,
+                step=resumed.step if resumed else 0,
+                warn=outlets.warn,
+            )
+            loop = Loop(parts, outlets, host, resumed=resumed, going_on=going_on, auto_save=auto_save)
             stop = loop.run()
             result = result_of(directory, parts, stop, latest=store.latest, now=loop.progress)
-            journal.write(
-                "stop",
-                reason=stop.reason,
-                exit_code=stop.exit_code,
-                step=result.step,
-                saved=result.saved,
-                seconds=times.to_json(),
-            )
-            journal.sync()
+            words.stop(stop.reason, stop.exit_code, step=result.step, saved=result.saved)
             return result
 
-    def _note_start(self, parts: Assembly, journal: Journal) -> None:
+    def _note_start(self, parts: Assembly, journal: Journal, times: Times) -> None:
         """Notes the attempt and its flags; warns of those that the attempt before had otherwise."""
         flags = {item.name: getattr(self.config, item.name) for item in dataclasses.fields(self.config)}
         flags = {"experiment": self._name, **flags, "run_dir": self.directory.path}
-        journal.write("start", host=socket.gethostname(), pid=os.getpid(), flags=flags, versions=parts.info.versions)
+        journal.write(
+            "start",
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            age_s=round(times.age, 3),
+            flags=flags,
+            versions=parts.info.versions,
+        )
         _warn([*changed_flags(self.config, self.directory), *_unconnected(parts)])
         # Whoever goes on with this file is to resume, whatever this attempt was asked to find.
         write_flags(self.directory, {**flags, "resume": "auto"}, parameters(self._experiment))
@@ -270,29 +298,6 @@ class Trainer:
     def _continue(self, parts: Assembly, known: RunInfo, resumed: Manifest | None) -> Continuation:
         allowed = self.config.allowed_changes()
         return continue_run(known, parts.info, self._experiment, self.directory, resumed=resumed, allowed=allowed)
-
-
-@contextlib.contextmanager
-def _faults_noted(journal: Journal, lock: Lock, times: Times, step: Callable[[], int | None]) -> Iterator[None]:
-    """Notes in the journal how the attempt ended when it ended badly, at which step, and where its time went."""
-    try:
-        yield
-    except BaseException as error:
-        try:
-            lock.check()
-        except Unwritable as gone:
-            # The journal at that path is not ours; and here is why nothing else could be written.
-            if isinstance(error, Unwritable):
-                raise gone from error
-            raise error from None
-        code = error.exit_code if isinstance(error, TrainerError) else EXIT_BUG
-        if isinstance(error, KeyboardInterrupt):
-            code = EXIT_INTERRUPTED
-        # The disk that refused a checkpoint may refuse this line too; the error itself says what matters.
-        with contextlib.suppress(Unwritable):
-            journal.write("fault", error=type(error).__name__, message=str(error))
-            journal.write("stop", reason="error", exit_code=code, step=step(), saved=False, seconds=times.to_json())
-        raise
 
 
 def _warn(lines: Iterable[str]) -> None:

@@ -8,10 +8,12 @@ from fractions import Fraction
 from trainer.errors import ConfigError
 from trainer.timeline.duration import EPOCH, EXAMPLE, RUN, SECOND, STEP, Duration
 
+AUTO = "auto"
+
 
 @dataclasses.dataclass(frozen=True)
 class Cadence:
-    """Durations of which any fires; none of them: `never`.
+    """Durations of which any fires; none of them: `never`, or for saves `auto`, where what is measured says when.
 
     >>> str(Cadence.parse("100steps, 1epoch"))
     '100steps,1epoch'
@@ -20,6 +22,7 @@ class Cadence:
     """
 
     durations: tuple[Duration, ...]
+    auto: bool = dataclasses.field(default=False, repr=False)
 
     @classmethod
     def parse(cls, text: str | int) -> Cadence:
@@ -28,12 +31,14 @@ class Cadence:
         Raises:
           ConfigError: a duration in it does not parse.
         """
-        if str(text).strip() == "never":
-            return cls(())
+        if str(text).strip() in ("never", AUTO):
+            return cls((), auto=str(text).strip() == AUTO)
+        if AUTO in (part.strip() for part in str(text).split(",")):
+            raise ConfigError(f"{text!r} joins auto with others; auto stands alone")
         return cls(tuple(Duration.parse(part) for part in str(text).split(",")))
 
     def __str__(self) -> str:
-        return ",".join(map(str, self.durations)) or "never"
+        return ",".join(map(str, self.durations)) or (AUTO if self.auto else "never")
 
     def has(self, unit: str) -> bool:
         """Whether one of the durations is in `unit`."""
@@ -114,6 +119,20 @@ def resolve(duration: Duration, *, epoch_examples: int | None, run: Duration | N
         number, unit = number * epoch_examples, EXAMPLE
     exact = Fraction(number)
     return Grid(unit, exact.numerator, exact.denominator)
+
+
+def cadence_of(flag: str, text: str | int) -> Cadence:
+    """The cadence that `text` says for `flag`.
+
+    Raises:
+      ConfigError: it does not parse, or is automatic where nothing is measured that could say when.
+    """
+    cadence = Cadence.parse(text)
+    if cadence.auto and flag != "save_every":
+        raise ConfigError(
+            f"{flag}=auto cannot be: only save_every has an automatic interval; use steps, examples or epochs"
+        )
+    return cadence
 
 
 def countable(cadence: Cadence) -> tuple[Duration, ...]:

@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 
 from trainer.errors import ConfigError
-from trainer.timeline.cadence import Cadence, Grid, Progress, countable, position_on, resolve
+from trainer.timeline.cadence import Grid, Progress, cadence_of, countable, position_on, resolve
 from trainer.timeline.duration import RUN, SECOND, STEP, Duration
 from trainer.timeline.stepping import Stepping
 
@@ -55,7 +55,7 @@ class Schedule:
       train_for: the target, a cadence whose first duration to be reached ends the run.
       log_every: the train windows' cadence.
       eval_every: the evaluations' cadence.
-      save_every: the checkpoints' cadence.
+      save_every: the checkpoints' cadence; `auto` leaves it to the caller when to save.
       keep_every: the cadence of the checkpoints that stay for good.
       reconcile: what a save does to an open window: `carry`, `flush` or `align`.
       batch_size: training examples a step.
@@ -95,11 +95,14 @@ class Schedule:
         self._log_is_boundary = False
         self._marks = tuple(sorted(marks))
         self.cadences = {
-            "train_for": Cadence.parse(train_for),
-            "log_every": Cadence.parse(log_every),
-            "eval_every": Cadence.parse(eval_every),
-            "save_every": Cadence.parse(save_every),
-            "keep_every": Cadence.parse(keep_every),
+            flag: cadence_of(flag, text)
+            for flag, text in {
+                "train_for": train_for,
+                "log_every": log_every,
+                "eval_every": eval_every,
+                "save_every": save_every,
+                "keep_every": keep_every,
+            }.items()
         }
         if not self.cadences["train_for"].durations:
             raise ConfigError(f"train_for={train_for} has no end; expected a duration such as 1000steps or 10epochs")

@@ -13,9 +13,9 @@ from typing import Any
 
 from trainer.errors import EXIT_DONE
 from trainer.ledger.directory import RunDirectory
-from trainer.ledger.journal import utc_now
+from trainer.ledger.journal import RESTORE, utc_now
 from trainer.ledger.log import last_step
-from trainer.views.lives import Life, read_lives, seconds_of
+from trainer.views.lives import Life, read_lives
 
 RUNNING, KILLED = "running", "killed"
 
@@ -42,11 +42,12 @@ class Attempt:
     """How many of its steps, which are those after `from_step`, do not count any more: later attempts had to do them
     again, or will have to."""
     seconds: float
-    """From its first line in the journal to its last sign of life."""
+    """From the start of its process, or where that is not told from its first line in the journal, to its last sign of
+    life."""
     useful_seconds: float
     """What of `seconds` made steps that count: nothing but training, and nothing that was lost."""
     signal: str | None = None
-    """The name of the signal that it obeyed, if it did."""
+    """The name of the signal that it obeyed and stopped, or `max_runtime`; None where nothing asked."""
     message: str | None = None
     """What the error said."""
     recover_s: float | None = None
@@ -54,6 +55,8 @@ class Attempt:
     those of that one; None where none was interrupted, and where it never came so far."""
     times: Mapping[str, float] | None = None
     """Where its time went, as far as it told: seconds of each part, and the `total`."""
+    first_step_s: float | None = None
+    """Seconds from the start of its process to the end of its first step; None where it did not tell of one."""
 
     @property
     def cause(self) -> str | None:
@@ -67,13 +70,15 @@ class Attempt:
         names = ("attempt", "reason", "exit_code", "from_step", "to_step", "steps_lost", "host", "cause")
         value = {name: getattr(self, name) for name in names}
         times = None if self.times is None else dict(self.times)
-        return {**value, "seconds": round(self.seconds, 6), "recover_s": self.recover_s, "times": times}
+        spent = {"seconds": round(self.seconds, 6), "recover_s": self.recover_s, "first_step_s": self.first_step_s}
+        restore = None if times is None else times[RESTORE]
+        return {**value, **spent, "restore_s": restore, "times": times}
 
 
 def goodput(attempts: Sequence[Attempt]) -> float | None:
     """The share of the attempts' wall time that made steps which count; None when no time is known.
 
-    As the journal knows it: an attempt begins when it is noted there, after TensorFlow's import.
+    As the journal knows it: where it does not tell how old the process was, an attempt begins when it is noted there.
     """
     seconds = sum(attempt.seconds for attempt in attempts)
     return round(sum(attempt.useful_seconds for attempt in attempts) / seconds, 4) if seconds else None
@@ -121,6 +126,7 @@ def read_attempts(
                 signal=life.signal,
                 message=str(fault["message"]) if "message" in fault else None,
                 times=life.times,
+                first_step_s=life.first_step_s,
             )
         )
         if life.origin is not None:
@@ -137,7 +143,7 @@ def _recovered(attempts: Sequence[Attempt], lives: Sequence[Life]) -> list[Attem
     since: float | None = None
     """When the run was interrupted, at `reached`; None while it has not been."""
     for attempt, life in zip(attempts, lives, strict=True):
-        ended = seconds_of(life.events[0]) + attempt.seconds
+        ended = life.started + attempt.seconds
         if since is not None and attempt.to_step is not None:
             known = {} if attempt.reason == RUNNING else {attempt.to_step: ended}
             passed = life.passed(reached, known)

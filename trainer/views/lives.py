@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,8 @@ from trainer.views.times import read_times
 
 # The events whose step the attempt had reached itself; `quarantine`, `prune` and `fault` name the steps of others.
 _REACHED = frozenset({"save", "evaluate", "decide", "signal", "times", "stop"})
+_GOES_ON = ("SIGUSR2", "None")
+"""What a line of a signal can name that stopped nothing; an older version wrote the latter where none was known."""
 _SPENT = {"save": "stall_s", "evaluate": "seconds"}
 
 
@@ -57,18 +60,31 @@ class Life:
 
     @property
     def signal(self) -> str | None:
-        """The name of the signal that it obeyed, if it was one."""
-        name = self._first("signal").get("signal")
-        return name if isinstance(name, str) and name.startswith("SIG") else None
+        """The name of the signal that it obeyed and stopped, or `max_runtime`."""
+        asked = [entry.get("signal") for entry in self.events if entry["event"] == "signal"]
+        names = [name for name in asked if isinstance(name, str) and name not in _GOES_ON]
+        return names[0] if names else None
+
+    @property
+    def started(self) -> float:
+        """When its process began, or where it did not tell, when it wrote its first line; in seconds since 1970."""
+        age = self._first("start").get("age_s", 0.0)
+        return seconds_of(self.events[0]) - (age if isinstance(age, int | float) and 0 <= age < math.inf else 0.0)
+
+    @property
+    def first_step_s(self) -> float | None:
+        """Seconds from the start of its process to the end of its first step; None where it did not tell of one."""
+        told = [entry["first_step_s"] for entry in self.events if entry["event"] == "times" and "first_step_s" in entry]
+        return told[0] if told and isinstance(told[0], int | float) else None
 
     def span(self, reached: int | None, now: datetime.datetime | None) -> tuple[float, float]:
-        """From its first line to its last sign of life, in seconds since 1970.
+        """From the start of its process to its last sign of life, in seconds since 1970.
 
         Args:
           reached: the last step that it is known to have reached.
           now: the wall clock, while it runs.
         """
-        start, end = seconds_of(self.events[0]), seconds_of(self.events[-1])
+        start, end = self.started, seconds_of(self.events[-1])
         if now is not None:
             end = max(end, now.timestamp())
         elif self.origin is not None and reached is not None and not self.stop:

@@ -8,7 +8,7 @@ from trainer.ledger.run_info import RunInfo
 from trainer.timeline.cadence import Progress, position_on
 from trainer.timeline.duration import EXAMPLE, RUN, SECOND, STEP, Duration
 from trainer.timeline.plan import Plan, make_plan
-from trainer.timeline.schedule import RECONCILE_MODES, Schedule
+from trainer.timeline.schedule import CARRY, RECONCILE_MODES, Schedule
 from trainer.views.formatting import duration as spell_duration
 from trainer.views.formatting import size
 
@@ -65,8 +65,11 @@ def plan_lines(
     rows.append(("save", _cadence(schedule, "save_every", plan, plan.checkpoints, "checkpoint")))
     if save_if:
         rows.append(("", f"and wherever {save_if}"))
-    rows.append(("", f"{schedule.reconcile}: {_RECONCILED[schedule.reconcile]}"))
-    if plan.checkpoints:
+    save_every = schedule.cadences["save_every"]
+    clocked = save_every.auto or save_every.has(SECOND)
+    carried = "; one that a clock asks for carries it along" if clocked and schedule.reconcile != CARRY else ""
+    rows.append(("", f"{schedule.reconcile}: {_RECONCILED[schedule.reconcile]}{carried}"))
+    if plan.checkpoints and not clocked:
         share = plan.checkpoints_on_window_ends / plan.checkpoints
         lag = _count(plan.largest_lag, "step")
         rows.append(("", f"{share:.0%} of the checkpoints end a window; the largest lag is {lag}"))
@@ -114,6 +117,8 @@ def _cadence(schedule: Schedule, flag: str, plan: Plan, number: int, noun: str) 
             period /= schedule.stepping.batch_size
         steps = "" if duration.unit == STEP or grid.axis == SECOND else f" = {period:,.6g} steps"
         texts.append(in_words(duration) + steps)
+    if schedule.cadences[flag].auto:
+        return "automatically, by what a save costs and how often the run is interrupted; and at the end"
     never = "at the end" if flag == "save_every" else "never"
     text = "every " + " or ".join(texts) if texts else never
     if plan.steps is None or not number:

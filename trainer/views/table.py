@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, TextIO
 
 from rich.text import Text
@@ -135,6 +135,9 @@ def attempt_columns(attempts: Sequence[Attempt], *, folded: bool = False) -> lis
         found = [{value(attempt) for attempt in row} for row in rows]
         return [[many.format(len(values)) if len(values) > 1 else str(*(values - {None}) or _NONE)] for values in found]
 
+    first_steps = cells(lambda row: _mean(attempt.first_step_s for attempt in row))
+    # A journal may be older than this.
+    told = any(attempt.first_step_s is not None for attempt in attempts)
     return [
         Column("attempt", cells(lambda row: "–".join(str(row[end].attempt) for end in sorted({0, len(row) - 1})))),
         Column("host", same(lambda attempt: attempt.host, "{} hosts"), rank=20, left=True),
@@ -142,7 +145,8 @@ def attempt_columns(attempts: Sequence[Attempt], *, folded: bool = False) -> lis
         Column("to", cells(lambda row: row[-1].to_step), "step"),
         Column("lost", cells(lambda row: sum(attempt.steps_lost for attempt in row)), "step"),
         Column("took", cells(lambda row: formatting.duration(sum(attempt.seconds for attempt in row))), rank=15),
-        Column("to recover", cells(_recovery), rank=10),
+        *([Column("first step", first_steps, rank=12)] if told else []),
+        Column("to recover", cells(lambda row: _mean(attempt.recover_s for attempt in row)), rank=10),
         Column("end", [[_ending(row[0])] for row in rows], left=True),
         Column("exit", same(lambda attempt: attempt.exit_code), rank=30),
     ]
@@ -156,12 +160,13 @@ def _folded(attempts: Sequence[Attempt]) -> list[Sequence[Attempt]]:
     return [*rows, attempts[-1:]]
 
 
-def _recovery(attempts: Sequence[Attempt]) -> str | None:
-    """How long it took to recover: of one attempt, or the mean of several."""
-    known = [attempt.recover_s for attempt in attempts if attempt.recover_s is not None]
+def _mean(seconds: Iterable[float | None]) -> str | None:
+    """A time: of one attempt, or the mean of several, as far as it is known."""
+    told = list(seconds)
+    known = [one for one in told if one is not None]
     if not known:
         return None
-    return f"{'Ø ' * (len(attempts) > 1)}{formatting.duration(sum(known) / len(known))}"
+    return f"{'Ø ' * (len(told) > 1)}{formatting.duration(sum(known) / len(known))}"
 
 
 def _facts(status: Status) -> list[Text]:

@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from trainer.checkpoint.tensors import DAMAGE, first_line
 from trainer.ledger.manifest import Manifest
-from trainer.proof.audit.evidence import Evidence, Findings, NotChecked, Tell, counted
+from trainer.proof.audit.evidence import Evidence, Findings, NotChecked, Tell, came_to_its_end, counted
 from trainer.proof.audit.places import state_file
 from trainer.views import formatting
 
@@ -85,7 +85,7 @@ def files(evidence: Evidence, contents: Contents) -> Findings:
         for failure in contents.files.get(step, ()):
             yield f"checkpoint {step} is damaged: {failure}"
     last = evidence.entries[-1] if evidence.entries else {}
-    ended = last.get("event") == "stop" and last.get("reason") != "error"
+    ended = bool(last) and came_to_its_end(last)
     yield from state_file(evidence.directory, evidence.manifests, ended=ended)
     if not evidence.manifests:
         raise NotChecked("there is no checkpoint")

@@ -209,6 +209,11 @@ def read_manifests(directory: RunDirectory) -> tuple[dict[int, Manifest], dict[i
     return manifests, damaged
 
 
+def came_to_its_end(entry: Mapping[str, Any]) -> bool:
+    """Whether this line ends an attempt that had nothing left to note: no error cut it short, nor the watchdog."""
+    return entry["event"] == "stop" and entry.get("reason") != "error" and not entry.get("unfinished")
+
+
 def counted(count: int, noun: str) -> str:
     """So many of something, in words.
 

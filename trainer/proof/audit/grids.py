@@ -9,7 +9,7 @@ from typing import Any
 from trainer.decide.decisions import Decisions
 from trainer.errors import ConfigError
 from trainer.ledger.manifest import RUN_REASONS, Manifest
-from trainer.proof.audit.evidence import Evidence, Findings, NotChecked, counted
+from trainer.proof.audit.evidence import Evidence, Findings, NotChecked, came_to_its_end, counted
 from trainer.proof.audit.retention import retention
 from trainer.proof.course import Course, Differs, Stage, decided, stages_of
 from trainer.proof.legs import OF_THE_COURSE
@@ -186,7 +186,7 @@ def _saves(evidence: Evidence, course: Course) -> Iterator[str]:
     resumed = {entry["step"] for entry in evidence.entries if entry["event"] == "resume"}
     for entry in evidence.entries:
         event, attempt = entry["event"], entry["attempt"]
-        if event == "save" or (event == "stop" and entry.get("reason") != "error" and entry.get("step") is not None):
+        if event == "save" or (came_to_its_end(entry) and entry.get("step") is not None):
             done[attempt] = max(entry["step"], done.get(attempt, 0))
         if event == "save" and any(
             leg.attempt == attempt and leg.start <= entry["step"] <= leg.end for leg in evidence.stretches

@@ -7,7 +7,7 @@ from collections.abc import Generator, Iterator, Mapping
 from typing import Any
 
 from trainer.ledger.flagfile import as_text, read_flags
-from trainer.proof.audit.evidence import Evidence, Findings, NotChecked, counted
+from trainer.proof.audit.evidence import Evidence, Findings, NotChecked, came_to_its_end, counted
 from trainer.run.config import Config
 
 _AFTER_A_KILL = frozenset({"start", "rewind"})
@@ -94,7 +94,7 @@ def _saves(evidence: Evidence) -> Iterator[str]:
         entry = noted.get((manifest.attempt, step))
         if manifest.attempt not in last:
             yield f"checkpoint {step} was saved by attempt {manifest.attempt}, which the journal does not know"
-        elif entry is None and _ended(last[manifest.attempt]):
+        elif entry is None and came_to_its_end(last[manifest.attempt]):
             yield f"checkpoint {step} was saved by attempt {manifest.attempt}, which did not note it"
         elif entry is not None and entry.get("bytes") != manifest.size:
             yield f"checkpoint {step} has {manifest.size} bytes, and was noted with {entry.get('bytes')}"
@@ -124,7 +124,7 @@ def _stops(evidence: Evidence) -> Iterator[str]:
         event, attempt, step = entry["event"], entry["attempt"], entry.get("step")
         if event in ("resume", "save"):
             last[attempt] = entry["step"]
-        elif event == "stop" and entry.get("reason") != "error" and "saved" in entry:
+        elif came_to_its_end(entry) and "saved" in entry:
             known = last.get(attempt)
             if entry["saved"] is not (step == known):
                 told = "saved" if entry["saved"] else "not saved"
@@ -143,7 +143,7 @@ def _evaluations(evidence: Evidence) -> Iterator[str]:
         return
     for leg in stretches:
         # At its end it may have been another attempt that evaluated.
-        for record in records if leg.attempt in attempts and _ended(last[leg.attempt]) else ():
+        for record in records if leg.attempt in attempts and came_to_its_end(last[leg.attempt]) else ():
             if leg.start < record.step < leg.end:
                 yield f"attempt {leg.attempt} evaluated step {record.step}, and did not note it"
 
@@ -165,11 +165,6 @@ def _flags(evidence: Evidence) -> Iterator[str]:
         told, noted = texts.get(name), None if known[name] is None else as_text(known[name])
         if told != noted and len((noted or "").splitlines()) <= 1:
             yield f"flags.txt says {name} is {told}, and attempt {started[-1]['attempt']} began with {noted}"
-
-
-def _ended(entry: Mapping[str, Any]) -> bool:
-    """Whether an attempt that said this last had nothing left to note."""
-    return entry["event"] == "stop" and entry.get("reason") != "error"
 
 
 def _segments(evidence: Evidence) -> Iterator[str]:

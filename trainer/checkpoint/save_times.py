@@ -1,0 +1,94 @@
+"""How long saves take, as those so far did."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+import time
+from collections.abc import Callable, Iterable
+
+from trainer.ledger.directory import RunDirectory
+from trainer.ledger.journal import last_saves, save_seconds
+
+_REMEMBERED = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class SaveTime:
+    """What one save took."""
+
+    seconds: float
+    """From its beginning, the copy of the variables included, to its commit; without its reading back."""
+    stall_s: float
+    """How long training has stood still for it."""
+    verify_s: float | None = None
+    """How long it took to read it back; None where that was not done."""
+
+
+def known_times(directory: RunDirectory) -> list[SaveTime]:
+    """What the newest saves took, as the journal tells; what it garbles is left out."""
+    known = []
+    for entry in last_saves(directory):
+        with contextlib.suppress(TypeError):
+            known.append(SaveTime(save_seconds(entry), float(entry.get("stall_s", 0.0))))
+    return known
+
+
+class SaveTimes:
+    """Remembers the last few saves.
+
+    Args:
+      known: saves of before, oldest first.
+      clock: seconds, of any clock that does not go back.
+    """
+
+    def __init__(self, known: Iterable[SaveTime] = (), clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._last: collections.deque[SaveTime] = collections.deque(known, maxlen=_REMEMBERED)
+        self._began: float | None = None
+        self.count = 0
+        """How many saves were done here."""
+
+    @property
+    def last(self) -> SaveTime | None:
+        """The last one."""
+        return self._last[-1] if self._last else None
+
+    @property
+    def under_way(self) -> bool:
+        """Whether a save has begun, and is not known to be committed."""
+        return self._began is not None
+
+    def begin(self) -> None:
+        """A save begins."""
+        self._began = self._clock()
+
+    def lost(self) -> None:
+        """It was not to be."""
+        self._began = None
+
+    def done(self, took: SaveTime) -> None:
+        """It is committed."""
+        self._began = None
+        self._last.append(took)
+        self.count += 1
+
+    def left(self) -> float:
+        """Seconds until the save under way is committed, if it takes as long as the longest of the last ones."""
+        if self._began is None:
+            return 0.0
+        return max(0.0, self._longest() - (self._clock() - self._began))
+
+    def needed(self, *, verify: bool = False) -> float:
+        """Seconds until a save is committed that is begun now, that under way first; 0 before anything is known.
+
+        Args:
+          verify: whether it is read back before. Until that has been done it is taken to last as long as the writing.
+        """
+        known = [took.verify_s for took in self._last if took.verify_s is not None]
+        reading = max(known, default=self._longest()) if verify else 0.0
+        return self.left() + self._longest() + reading
+
+    def _longest(self) -> float:
+        return max((took.seconds for took in self._last), default=0.0)
