@@ -13,12 +13,7 @@ from typing import TYPE_CHECKING
 
 from trainer.command import new_flags, parse, run_command
 from trainer.errors import EXIT_DONE
-from trainer.process.quiet import quiet_start
-from trainer.run.catalog import check_name, find_experiment
-from trainer.run.config import make_config
-from trainer.run.experiment import make_experiment
-from trainer.run.flags import define_flags, given_options, given_settings
-from trainer.run.host import own_process
+from trainer.run.host import Host, own_process
 
 if TYPE_CHECKING:
     from trainer.run.result import Result, SavedStep
@@ -30,29 +25,39 @@ ABOUT = """Trains an experiment in a run directory; the same command resumes it.
 
 def main(argv: Sequence[str]) -> int:
     """Trains as the command line says; returns the exit code."""
-    # From here on a signal is noted and not lost, through the seconds that TensorFlow's import takes.
+    # From here on a signal is noted and not lost: through the imports below too, and TensorFlow's, which takes seconds.
     with own_process() as host:
-        values = new_flags()
-        define_flags(values)
-        if parse(argv, values, usage=USAGE, about=ABOUT) is None:
-            return EXIT_DONE
-        # What needs no TensorFlow is checked before it is imported: a typo costs no wait.
-        name = str(values["experiment"].value)
-        settings = given_settings(values)
-        options = given_options(values)
-        host.watchdog.grace_s = make_config(options, {}).seconds("grace")
-        check_name(name)
-        with host.times.starting("import", since_birth=True):
-            with quiet_start():
-                import tensorflow as tf
+        return _train(argv, host)
 
-                tf.config.list_physical_devices()
-            # What was imported stays: the collector would look through it again and again while the step is traced.
-            gc.freeze()
-            from trainer.run.trainer import Trainer
 
-            experiment = make_experiment(find_experiment(name), settings)
-        result = Trainer(experiment, **options).run(host)
+def _train(argv: Sequence[str], host: Host) -> int:
+    from trainer.process.quiet import quiet_start
+    from trainer.run.catalog import check_name, find_experiment
+    from trainer.run.config import make_config
+    from trainer.run.experiment import make_experiment
+    from trainer.run.flags import define_flags, given_options, given_settings
+
+    values = new_flags()
+    define_flags(values)
+    if parse(argv, values, usage=USAGE, about=ABOUT) is None:
+        return EXIT_DONE
+    # What needs no TensorFlow is checked before it is imported: a typo costs no wait.
+    name = str(values["experiment"].value)
+    settings = given_settings(values)
+    options = given_options(values)
+    host.watchdog.grace_s = make_config(options, {}).seconds("grace")
+    check_name(name)
+    with host.times.starting("import", since_birth=True):
+        with quiet_start():
+            import tensorflow as tf
+
+            tf.config.list_physical_devices()
+        # What was imported stays: the collector would look through all of it again and again while the step is traced.
+        gc.freeze()
+        from trainer.run.trainer import Trainer
+
+        experiment = make_experiment(find_experiment(name), settings)
+    result = Trainer(experiment, **options).run(host)
     if result.exit_code:
         print(_where_saved(result), file=sys.stderr)
     if not (result.reason == "dry run" or values["progress"].value == "never"):

@@ -83,27 +83,25 @@ def test_second_signal_ends_the_process_at_once(first, second):
     assert ended.returncode == EXIT_CODES[first]
 
 
-@pytest.mark.parametrize("terminal", ["stdout", "stderr", "none"])
-def test_the_end_at_once_gives_a_terminal_its_cursor_back_and_writes_to_nothing_else(terminal, tmp_path):
+@pytest.mark.parametrize(("terminal", "before"), [("stdout", b"noted\n"), ("stderr", b"")], ids=["stdout", "stderr"])
+def test_the_end_at_once_gives_a_terminal_its_cursor_back(terminal, before):
     ours, theirs = pty.openpty()
-    with open(ours, "rb", buffering=0) as screen, open(tmp_path / "output", "wb") as output:
-        with open(theirs, "wb", buffering=0) as end:
-            subprocess.run(
-                [sys.executable, "-c", TWICE, str(int(signal.SIGINT)), str(int(signal.SIGINT))],
-                stdout=end if terminal == "stdout" else output,
-                stderr=end if terminal == "stderr" else output,
-                timeout=60,
-                check=False,
-            )
-            end.write(b".")
-            shown = screen.read(4096)
-    noted = b"noted\n" if terminal != "stdout" else b""
-    assert shown.replace(b"\r\n", b"\n") == {
-        "stdout": b"noted\n\x1b[?25h\n.",
-        "stderr": b"\x1b[?25h\n.",
-        "none": b".",
-    }[terminal]
-    assert (tmp_path / "output").read_bytes() == noted
+    try:
+        subprocess.run(
+            [sys.executable, "-c", TWICE, str(int(signal.SIGINT)), str(int(signal.SIGINT))],
+            **{"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, terminal: theirs},
+            timeout=60,
+            check=False,
+        )
+        os.write(theirs, b"end")
+        shown = b""
+        while not shown.endswith(b"end"):
+            shown += os.read(ours, 4096)
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    # A terminal makes two characters of the end of a line.
+    assert shown.replace(b"\r\n", b"\n") == before + b"\x1b[?25h\nend"
 
 
 @pytest.mark.parametrize("error", [None, RuntimeError, KeyboardInterrupt])
@@ -176,7 +174,7 @@ def test_the_save_signal_asks_for_a_save_and_stops_nothing():
 def test_a_save_that_was_asked_for_is_asked_for_once():
     with stop_requests() as request:
         os.kill(os.getpid(), signal.SIGUSR2)
-        request.saved()
+        request.taken()
         assert not request.save
         os.kill(os.getpid(), signal.SIGUSR2)
         assert request.save
@@ -223,9 +221,28 @@ def test_the_end_of_the_time_after_a_signal_changes_nothing():
     request = StopRequest()
     request.note(signal.SIGTERM, None)
     since = request.since
-    request.end_at(time.monotonic() - 5)
+    request.end_at(time.monotonic())
     assert request
     assert (request.cause, request.since) == ("SIGTERM", since)
+
+
+def test_what_a_handler_of_the_caller_raises_comes_when_the_work_is_done():
+    def leave(number, frame):
+        raise SystemExit(3)
+
+    def work():
+        with stop_requests() as request:
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert request
+            done.append("saved")
+
+    before, done = signal.signal(signal.SIGTERM, leave), []
+    try:
+        with pytest.raises(SystemExit):
+            work()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert done == ["saved"]
 
 
 def test_who_keeps_the_request_can_take_back_the_end_of_the_time_and_no_signal():

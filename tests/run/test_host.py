@@ -50,12 +50,17 @@ def ends(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def test_the_process_of_a_command_is_watched_and_its_signals_are_taken_until_it_is_over() -> None:
     before = handlers()
-    with own_process() as host:
-        assert all(handlers()[number] != before[number] for number in TAKEN)
-        assert "watchdog" in threads()
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert host.request.signal is signal.SIGTERM
-    assert handlers() == before
+    try:
+        with own_process() as host:
+            assert all(handlers()[number] != before[number] for number in TAKEN)
+            assert "watchdog" in threads()
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert host.request.signal is signal.SIGTERM
+        # What comes while the interpreter ends changes the exit code no more.
+        assert set(handlers().values()) == {signal.SIG_IGN}
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
     assert "watchdog" not in threads()
 
 
@@ -113,8 +118,6 @@ def test_the_end_of_a_runs_time_is_no_request_any_more_when_the_run_is_over() ->
         request.note(signal.SIGTERM, None)
         raise Diverged
     assert (bool(request), request.cause) == (True, "SIGTERM")
-    assert request.since is not None
-    assert request.since <= time.monotonic()
 
 
 # A library call.

@@ -675,14 +675,15 @@ def first_steps_of(lines: Sequence[str]) -> list[str]:
     (heads,) = (line for line in lines if line.startswith("attempt "))
     end = heads.index("first step") + len("first step")
     # Set to the right, and no word of the column before it reaches so far.
-    return [line[end - len("first step") : end].strip() for line in attempts_of(list(lines))]
+    rows = [line for line in attempts_of(list(lines)) if line.lstrip()[:1].isdigit()]
+    return [line[end - len("first step") : end].strip() for line in rows]
 
 
 def test_how_long_the_first_step_took_is_shown_where_an_attempt_tells(tmp_path: Path) -> None:
     run = Run(tmp_path / "run")
     run.save(30, train=None, eval={})
-    lived(run, "preempted", "killed", "error", "target reached", first_steps=[6.5, 90, None, 3])
-    assert first_steps_of(run.lines()) == ["6.5s", "1m 30s", "-", "3s"]
+    lived(run, "preempted", "killed", "error", "target reached", first_steps=[6, 90, None, 3])
+    assert first_steps_of(run.lines()) == ["6s", "1m 30s", "-", "3s"]
     old = Run(tmp_path / "old")
     old.save(30, train=None, eval={})
     lived(old, "preempted", "target reached")

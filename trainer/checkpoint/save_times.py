@@ -5,11 +5,12 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
+import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from trainer.ledger.directory import RunDirectory
-from trainer.ledger.journal import last_saves, save_seconds
+from trainer.ledger.journal import last_entries, save_seconds
 
 _REMEMBERED = 3
 
@@ -29,8 +30,8 @@ class SaveTime:
 def known_times(directory: RunDirectory) -> list[SaveTime]:
     """What the newest saves took, as the journal tells; what it garbles is left out."""
     known = []
-    for entry in last_saves(directory):
-        with contextlib.suppress(TypeError):
+    for entry in last_entries(directory, "save"):
+        with contextlib.suppress(TypeError, ValueError, OverflowError):
             known.append(SaveTime(save_seconds(entry), float(entry.get("stall_s", 0.0))))
     return known
 
@@ -75,10 +76,10 @@ class SaveTimes:
         self.count += 1
 
     def left(self) -> float:
-        """Seconds until the save under way is committed, if it takes as long as the longest of the last ones."""
+        """Seconds until the save under way is committed, if it takes as long as the last ones."""
         if self._began is None:
             return 0.0
-        return max(0.0, self._longest() - (self._clock() - self._began))
+        return max(0.0, self._usual() - (self._clock() - self._began))
 
     def needed(self, *, verify: bool = False) -> float:
         """Seconds until a save is committed that is begun now, that under way first; 0 before anything is known.
@@ -87,8 +88,13 @@ class SaveTimes:
           verify: whether it is read back before. Until that has been done it is taken to last as long as the writing.
         """
         known = [took.verify_s for took in self._last if took.verify_s is not None]
-        reading = max(known, default=self._longest()) if verify else 0.0
-        return self.left() + self._longest() + reading
+        reading = _middle(known, self._usual()) if verify else 0.0
+        return self.left() + self._usual() + reading
 
-    def _longest(self) -> float:
-        return max((took.seconds for took in self._last), default=0.0)
+    def _usual(self) -> float:
+        return _middle([took.seconds for took in self._last], 0.0)
+
+
+def _middle(seconds: Sequence[float], default: float) -> float:
+    """The median, of two the lesser: one that the machine was paused in says nothing of the others."""
+    return statistics.median_low(seconds) if seconds else default

@@ -298,13 +298,18 @@ class CheckpointStore:
         """
         self._collect(wait=False)
 
-    def drain(self) -> None:
+    def drain(self, *, verify: bool = True) -> None:
         """Waits for the save that is being written; and reads the last one back, where that is wanted and not done.
+
+        Args:
+          verify: whether there is time for the latter; else it is not made up for.
 
         Raises:
           Unwritable: the writer could not write, or what was written cannot be read.
         """
         self._collect(wait=True)
+        if not verify:
+            self._unverified = None
         if self._unverified is not None and self._verify == "last":
             tensors.read_back(self.directory.state_prefix(self._unverified), step=self._unverified)
             self._unverified = self._resumed_from = None

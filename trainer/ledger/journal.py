@@ -24,6 +24,7 @@ TOTAL = "total"
 """Their last key: the parts, and what belongs to none."""
 
 _TAIL_BYTES = 1 << 16
+_LONGEST_S = 1e9
 
 _NEEDED = {
     "save": ("step",),
@@ -118,12 +119,12 @@ def last_stop(directory: RunDirectory) -> dict[str, Any] | None:
     return None
 
 
-def last_saves(directory: RunDirectory) -> list[dict[str, Any]]:
-    """The newest lines that tell of a save, oldest first; some of them, where there are many."""
+def last_entries(directory: RunDirectory, event: str) -> list[dict[str, Any]]:
+    """The newest lines of an event, oldest first; some of them, where there are many."""
     if not directory.files.exists(directory.journal):
         return []
     lines = directory.files.read_tail(directory.journal, _TAIL_BYTES).splitlines()
-    return [entry for entry in map(_parse, lines) if entry and entry["event"] == "save"]
+    return [entry for entry in map(_parse, lines) if entry and entry["event"] == event]
 
 
 def save_seconds(entry: Mapping[str, Any]) -> float:
@@ -131,8 +132,12 @@ def save_seconds(entry: Mapping[str, Any]) -> float:
 
     Raises:
       TypeError: it tells something else.
+      ValueError: or what no process can have measured.
     """
-    return float(sum(entry.get(name, 0.0) for name in ("snapshot_s", "write_s", "commit_s")))
+    seconds = [entry.get(name, 0.0) for name in ("snapshot_s", "write_s", "commit_s")]
+    if not all(0 <= taken < _LONGEST_S for taken in seconds):
+        raise ValueError(f"{seconds} are no seconds")
+    return float(sum(seconds))
 
 
 def read_journal(directory: RunDirectory) -> list[dict[str, Any]]:
@@ -146,7 +151,8 @@ def _parse(line: bytes) -> dict[str, Any] | None:
     """The entry of one line; None for a line torn by a kill, or damaged so that it cannot be relied on."""
     try:
         entry = json.loads(line)
-        datetime.datetime.fromisoformat(entry["time"].replace("Z", "+00:00"))
+        if datetime.datetime.fromisoformat(entry["time"].replace("Z", "+00:00")).tzinfo is None:
+            return None
         needed = {"attempt", "event", *_NEEDED.get(entry["event"], ())}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None

@@ -13,6 +13,9 @@ from collections.abc import Iterator
 
 from trainer.errors import InUse, Unwritable
 
+_held: set[int] = set()
+"""What is locked by this process: one that is forked would hold it as well, and may outlive this one."""
+
 
 class Lock:
     """A lock that is held.
@@ -63,13 +66,13 @@ def locked(path: str, *, folder: bool = True) -> Iterator[Lock]:
     with contextlib.ExitStack() as stack:
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            stack.callback(os.close, descriptor)
+            stack.enter_context(_ours_alone(descriptor))
             held, at = descriptor, path
             if folder:
                 # A lock file that somebody deletes, taking it for a stale one, must not let two in.
                 at = os.path.dirname(path)
                 held = os.open(at, os.O_RDONLY | os.O_CLOEXEC)
-                stack.callback(os.close, held)
+                stack.enter_context(_ours_alone(held))
             if not (_taken(descriptor) and (held == descriptor or _taken(held))):
                 raise InUse(f"{at} is in use by {_holder(descriptor)}; wait for it or stop it{another}")
             since = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -81,6 +84,26 @@ def locked(path: str, *, folder: bool = True) -> Iterator[Lock]:
                 f"cannot write {path}: {error.strerror}; free space or mend the permissions{another}"
             ) from error
         yield Lock(at, held)
+
+
+@contextlib.contextmanager
+def _ours_alone(descriptor: int) -> Iterator[None]:
+    """Closes it in the end; and at once in each process that is forked meanwhile, which leaves the lock with us."""
+    _held.add(descriptor)
+    try:
+        yield
+    finally:
+        if descriptor in _held:
+            _held.remove(descriptor)
+            os.close(descriptor)
+
+
+def _let_go() -> None:
+    while _held:
+        os.close(_held.pop())
+
+
+os.register_at_fork(after_in_child=_let_go)
 
 
 def _taken(descriptor: int) -> bool:

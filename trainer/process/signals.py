@@ -73,8 +73,8 @@ class StopRequest:
         """Whether a save is asked for, after which the run goes on."""
         return self._save
 
-    def saved(self) -> None:
-        """The save that was asked for is made; one that is asked for from now on is another."""
+    def taken(self) -> None:
+        """The save that was asked for is about to be made; one that is asked for from now on is another."""
         self._save = False
 
     def end_at(self, moment: float | None) -> None:
@@ -98,11 +98,17 @@ class StopRequest:
 
 
 @contextlib.contextmanager
-def stop_requests() -> Iterator[StopRequest]:
+def stop_requests(*, to_the_end: bool = False) -> Iterator[StopRequest]:
     """Turns signals into a `StopRequest` while it is open; handlers that were there before are called as well.
 
     Only the main thread can handle signals; anywhere else the request stays empty and the handlers as they are.
     Processes that are forked meanwhile, such as those that load data, do not obey: see `workers`.
+
+    Args:
+      to_the_end: whether the process ends with it. Then a signal in its last moments changes its exit code no more.
+
+    Raises:
+      What a handler that was there before has raised, once the work is done.
     """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
@@ -111,12 +117,17 @@ def stop_requests() -> Iterator[StopRequest]:
     numbers = (*STOP_SIGNALS, SAVE_SIGNAL)
     before = {number: signal.getsignal(number) for number in numbers}
 
+    raised: list[BaseException] = []
+
     def handle(number: int, frame: FrameType | None) -> None:
         request.note(number, frame)
         chained = before[signal.Signals(number)]
         # Python's own handler of an interrupt would end what is to go on to its save.
         if callable(chained) and chained is not signal.default_int_handler:
-            chained(number, frame)
+            try:
+                chained(number, frame)
+            except BaseException as error:
+                raised.append(error)
 
     def install() -> None:
         for number in numbers:
@@ -130,7 +141,9 @@ def stop_requests() -> Iterator[StopRequest]:
     finally:
         request._install = lambda: None
         for number, handler in before.items():
-            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+            signal.signal(number, signal.SIG_IGN if to_the_end else handler if handler is not None else signal.SIG_DFL)
+    if raised:
+        raise raised[0]
 
 
 def exit_code_of(number: int | None) -> int:

@@ -22,6 +22,8 @@ HUNG = "hung"
 
 _LOOK_S = 0.25
 """How often it looks for what nothing wakes it for."""
+_LET_GO_S = 5.0
+"""How long a process may take to end once its run is over: what loads its data may not return."""
 _FAREWELL_S = 1.0
 """How long the last words may take: the disk may be what does not return."""
 
@@ -64,6 +66,7 @@ class Watchdog:
         self._owner = owner
         self._chunk_began: float | None = None
         self._compiled = False
+        self._outcome: int | None = None
         self._signals: list[int] = []
         self._since: float | None = None
         self._thread: threading.Thread | None = None
@@ -111,9 +114,20 @@ class Watchdog:
         """One chunk has returned, and another begins."""
         self._chunk_began = time.monotonic()
 
+    def over(self, exit_code: int) -> None:
+        """The run is over and all is said: what is let go of from here on has some seconds, and not for ever."""
+        self._outcome = exit_code
+        self._chunk_began = time.monotonic()
+
     def _watch(self) -> None:
         while True:
-            if select.select([self._read], [], [], self._patience())[0]:
+            patience, began = self._patience(), time.monotonic()
+            heard = select.select([self._read], [], [], patience)[0]
+            late = time.monotonic() - began - patience
+            if late > _LOOK_S and self._chunk_began is not None:
+                # Nobody was awake meanwhile: the process was stopped, or the machine.
+                self._chunk_began += late
+            if heard:
                 for number in os.read(self._read, 4096):
                     if not number:
                         return
@@ -130,7 +144,7 @@ class Watchdog:
             return
         self._signals.append(number)
         if len(self._signals) > 1:
-            exit_at_once(exit_code_of(self._signals[0]))
+            exit_at_once(exit_code_of(self._signals[0]) if self._outcome is None else self._outcome)
         self._since = time.monotonic()
         workers.stopping()
 
@@ -146,12 +160,17 @@ class Watchdog:
         return min(known) + self.grace_s if known and self._owner else None
 
     def _end_of_chunk(self) -> float | None:
-        began = self._chunk_began
-        return began + self.hang_s if began is not None and self.hang_s is not None else None
+        began, limit = self._chunk_began, self.hang_s
+        if self._outcome is not None:
+            limit = _LET_GO_S if self._owner else None
+        return began + limit if began is not None and limit is not None else None
 
     def _look(self) -> None:
         now = time.monotonic()
         end_of_grace, end_of_chunk = self._end_of_grace(), self._end_of_chunk()
+        over = [end for end in (end_of_grace, end_of_chunk) if end is not None and now >= end]
+        if over and self._outcome is not None:
+            exit_at_once(self._outcome)
         if end_of_grace is not None and now >= end_of_grace:
             number = self._signals[0] if self._signals else None
             code = exit_code_of(number) if number else self._request.exit_code

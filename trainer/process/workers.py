@@ -8,6 +8,7 @@ but a SIGTERM that comes from the run itself, as `multiprocessing` ends its work
 from __future__ import annotations
 
 import contextlib
+import math
 import mmap
 import os
 import select
@@ -23,6 +24,9 @@ itself wait for a worker's end, in which it has no more time than its grace."""
 
 _NOTICE_S = 0.2
 """How long a worker waits for the run to be asked as well: the one signal reaches its processes one after another."""
+
+_LOOK_S = 0.5
+"""How often a worker looks whether its parent is still there."""
 
 _IGNORED = (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 
@@ -80,7 +84,7 @@ def _shield_worker() -> None:
         signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
         for number in (*_IGNORED, signal.SIGTERM):
             signal.signal(number, _go_on)
-        threading.Thread(target=_listen, args=[listen], name="shield", daemon=True).start()
+        threading.Thread(target=_listen, args=[listen, os.getppid()], name="shield", daemon=True).start()
     _end_fork()
 
 
@@ -88,17 +92,19 @@ def _go_on(number: int, frame: FrameType | None) -> None:
     """Does not obey. A program that the worker starts obeys again, where one that ignores would hand that on."""
 
 
-def _listen(descriptor: int) -> None:
-    ends_at: float | None = None
-    while select.select([descriptor], [], [], ends_at and max(0.0, ends_at - time.monotonic()))[0]:
-        if signal.SIGTERM not in os.read(descriptor, 4096):
+def _listen(descriptor: int, parent: int) -> None:
+    """Ends the worker when it is to end: by a SIGTERM, or because its parent is gone."""
+    ends_at = math.inf
+    while os.getppid() == parent and time.monotonic() < ends_at:
+        heard = select.select([descriptor], [], [], _LOOK_S)[0]
+        if not heard or signal.SIGTERM not in os.read(descriptor, 4096):
             continue
         deadline = time.monotonic() + _NOTICE_S
         while not any(shield[0] for shield in _shields) and time.monotonic() < deadline:
             time.sleep(0.01)
         if all(shield[0] != _STOPPING for shield in _shields):
             break
-        ends_at = ends_at or time.monotonic() + LINGER_S
+        ends_at = min(ends_at, time.monotonic() + LINGER_S)
     os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -198,7 +198,7 @@ class ComparingStore:
     def poll(self) -> None:
         """Nothing is being written."""
 
-    def drain(self) -> None:
+    def drain(self, *, verify: bool = True) -> None:
         """Nothing is being written."""
 
     def _compare(self, made: Manifest, target: Manifest) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from typing import Any
 
@@ -54,13 +55,14 @@ class Asked:
         return [*([stop] if self.stop else []), *([request] if self.save else [])]
 
 
-def look(request: StopRequest, times: SaveTimes, *, grace_s: float) -> Asked:
+def look(request: StopRequest, times: SaveTimes, *, grace_s: float, earliest: float = -math.inf) -> Asked:
     """What is asked by now.
 
     Args:
       request: what was noted.
       times: how long saves take, and how far the one under way is.
       grace_s: seconds that the process has from when it was asked to stop.
+      earliest: when these begin at the earliest, on the monotonic clock.
     """
     stop = bool(request)
     return Asked(
@@ -68,7 +70,7 @@ def look(request: StopRequest, times: SaveTimes, *, grace_s: float) -> Asked:
         save=request.save,
         cause=request.cause if stop else None,
         exit_code=request.exit_code if stop else EXIT_DONE,
-        left_s=None if request.since is None else request.since + grace_s - time.monotonic(),
+        left_s=None if request.since is None else max(request.since, earliest) + grace_s - time.monotonic(),
         needed_s=times.needed(),
         verified_s=times.needed(verify=True),
     )

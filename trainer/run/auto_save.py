@@ -10,7 +10,7 @@ from typing import Any
 from trainer.checkpoint.save_times import SaveTimes
 from trainer.errors import EXIT_BUG, EXIT_PREEMPTED, EXIT_UNWRITABLE
 from trainer.ledger.directory import RunDirectory
-from trainer.ledger.journal import Journal, NoJournal, read_journal
+from trainer.ledger.journal import Journal, NoJournal, last_entries
 from trainer.process.signals import MAX_RUNTIME
 from trainer.run.config import Config
 from trainer.run.timing import Times
@@ -152,7 +152,7 @@ def make_auto_save(
         mtbf_s=config.seconds("mtbf"),
         overhead=config.save_overhead,
         attempts=[Uptime(attempt.seconds, _interrupted(attempt)) for attempt in attempts],
-        saves=_costs(read_journal(directory)),
+        saves=_costs(last_entries(directory, "decide")),
     )
     return AutoSave(interval, saves, journal, step, lambda: times.age, warn)
 
@@ -170,7 +170,7 @@ def _costs(entries: Iterable[Mapping[str, Any]]) -> list[SaveCost]:
     """What saves cost, as the decisions after them saw it; what a damaged line garbles is left out."""
     costs = []
     for entry in entries:
-        if entry["event"] == "decide" and "cost_s" in entry:
-            with contextlib.suppress(KeyError, TypeError, ValueError):
+        if "cost_s" in entry:
+            with contextlib.suppress(KeyError, TypeError, ValueError, OverflowError):
                 costs.append(SaveCost(float(entry["cost_s"]), float(entry["save_s"])))
     return costs

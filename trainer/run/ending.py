@@ -23,15 +23,23 @@ class LastWords:
       lock: whether the journal is still ours.
       times: where the attempt's time went.
       reached: the step that training has reached, None before it began, and that of the newest checkpoint.
+      over: told the exit code when all is said.
     """
 
     def __init__(
-        self, journal: Journal, lock: Lock, times: Times, reached: Callable[[], tuple[int | None, int | None]]
+        self,
+        journal: Journal,
+        lock: Lock,
+        times: Times,
+        reached: Callable[[], tuple[int | None, int | None]],
+        *,
+        over: Callable[[int], None] = lambda exit_code: None,
     ) -> None:
         self._journal = journal
         self._lock = lock
         self._times = times
         self._reached = reached
+        self._over = over
         self._said = threading.Lock()
 
     def stop(self, reason: str, exit_code: int, *, step: int | None, saved: bool) -> None:
@@ -43,6 +51,7 @@ class LastWords:
         if self._said.acquire(blocking=False):
             self._write_stop(reason, exit_code, step=step, saved=saved)
             self._journal.sync()
+        self._over(exit_code)
 
     @contextlib.contextmanager
     def of_faults(self) -> Iterator[None]:
@@ -65,6 +74,7 @@ class LastWords:
                 with contextlib.suppress(Unwritable):
                     self._journal.write("fault", error=type(error).__name__, message=str(error))
                     self._write_stop("error", code, step=self._reached()[0], saved=False)
+            self._over(code)
             raise
 
     def farewell(self, ending: Ending) -> None:

@@ -6,12 +6,15 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from trainer.process.birth import process_age
 from trainer.process.signals import StopRequest, stop_requests
 from trainer.process.watchdog import Watchdog
-from trainer.run.config import Config
 from trainer.run.timing import Times
+
+if TYPE_CHECKING:
+    from trainer.run.config import Config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,9 +38,7 @@ class Host:
 def own_process() -> Iterator[Host]:
     """The host of a command, whose process there is for nothing but the run."""
     times = Times(since=process_age())
-    with stop_requests() as request, Watchdog(request, owner=True) as watchdog:
-        # Until the flags are known.
-        watchdog.grace_s = Config().seconds("grace")
+    with stop_requests(to_the_end=True) as request, Watchdog(request, owner=True) as watchdog:
         yield Host(request, watchdog, times)
 
 

@@ -104,7 +104,8 @@ class Loop:
                 interrupted=lambda: bool(self._request),
             )
         # As if all attempts had been one: the seconds of those before count.
-        self._began = time.monotonic() - self._now.seconds
+        self._entered = time.monotonic()
+        self._began = self._entered - self._now.seconds
 
     @property
     def progress(self) -> Progress:
@@ -143,7 +144,7 @@ class Loop:
                 if self._records.overdue:
                     self._records.sync()
         with self._times(SAVE):
-            self._to.store.drain()
+            self._to.store.drain(verify=self._asked().fits_verified)
         self._to.lock.check()
         self._records.sync()
         return stop
@@ -164,7 +165,9 @@ class Loop:
         self._pending = due.pending | ({EVALUATION} if due.evaluate and not evaluated else frozenset())
 
         # Looked at once: a signal that comes after this finds its own boundary, and its own save.
-        asked = look(self._request, self._to.store.times, grace_s=self._watchdog.grace_s)
+        asked = self._asked()
+        if asked.save:
+            self._request.taken()
         reasons = [*due.save, *verdict.reasons, *asked.reasons]
         saved = self._to.store.has(now.step)
         if verdict != Verdict() and (evaluated or not saved):
@@ -172,7 +175,7 @@ class Loop:
         with self._times(SAVE):
             if not saved:
                 if reasons and asked.fits:
-                    self._save(reasons, last=due.stop or (asked.stop and asked.fits_verified))
+                    self._save(reasons, last=due.stop)
             elif evaluated:
                 # A signal had cut the evaluation of this step short, so that its checkpoint knew nothing of it.
                 self._save(reasons, complete=True)
@@ -185,12 +188,15 @@ class Loop:
             return Stop(reason, EXIT_DONE)
         return Stop(reason_of(asked.exit_code), asked.exit_code) if asked.stop else None
 
+    def _asked(self) -> Asked:
+        """What is asked by now. In a process that others own the grace begins with the run at the earliest."""
+        times, grace_s = self._to.store.times, self._watchdog.grace_s
+        return look(self._request, times, grace_s=grace_s, earliest=self._entered)
+
     def _note(self, asked: Asked, *, saved: bool) -> None:
         """Notes what was asked and is obeyed; `saved` tells that there was nothing to save."""
         for details in asked.notes(self._now.step, there=saved):
             self._to.journal.write("signal", **details)
-        if asked.save:
-            self._request.saved()
         if asked.stop and not asked.fits and not saved:
             self._to.warn(
                 f"step {self._now.step} is not saved: {asked.left_s:.1f} s of grace={self._parts.config.grace} are "

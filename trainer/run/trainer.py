@@ -159,8 +159,8 @@ class Trainer:
 
         with reading(directory.journal):
             journal = Journal(directory)
-        words = LastWords(journal, lock, times, reached)
-        with words.of_faults(), contextlib.ExitStack() as stack:
+        words = LastWords(journal, lock, times, reached, over=host.watchdog.over)
+        with contextlib.ExitStack() as data, words.of_faults(), contextlib.ExitStack() as stack:
             stack.enter_context(host.watchdog.saying(words.farewell))
             with reading(directory.flags):
                 self._note_start(parts, journal, times)
@@ -223,9 +223,10 @@ class Trainer:
             )
             if resumed:
                 parts.state.restored()
-            stack.callback(parts.program.end)
+            # After the last words: what loads the data may not return.
+            data.callback(parts.program.end)
             # Before the data is let go of, and with it its workers: who has them waits for the end of each.
-            stack.callback(workers.over)
+            data.callback(workers.over)
             auto_save = make_auto_save(
                 config,
                 directory,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +12,8 @@ from trainer.views.times import read_times
 
 # The events whose step the attempt had reached itself; `quarantine`, `prune` and `fault` name the steps of others.
 _REACHED = frozenset({"save", "evaluate", "decide", "signal", "times", "stop"})
+_OLDEST_S = 1e9
+"""No process is older than thirty years."""
 _GOES_ON = ("SIGUSR2", "None")
 """What a line of a signal can name that stopped nothing; an older version wrote the latter where none was known."""
 _SPENT = {"save": "stall_s", "evaluate": "seconds"}
@@ -69,7 +70,7 @@ class Life:
     def started(self) -> float:
         """When its process began, or where it did not tell, when it wrote its first line; in seconds since 1970."""
         age = self._first("start").get("age_s", 0.0)
-        return seconds_of(self.events[0]) - (age if isinstance(age, int | float) and 0 <= age < math.inf else 0.0)
+        return seconds_of(self.events[0]) - (age if isinstance(age, int | float) and 0 <= age < _OLDEST_S else 0.0)
 
     @property
     def first_step_s(self) -> float | None:
@@ -89,11 +90,12 @@ class Life:
             end = max(end, now.timestamp())
         elif self.origin is not None and reached is not None and not self.stop:
             # Where it told of its first step, which is mostly compiling, its pace is that of the others.
-            first = min(self._first_at, default=self.origin) if self._split else self.origin
+            told = next((entry for entry, _ in self._split if entry["step"] > self.origin), None)
+            first = self.origin if told is None else told["step"]
             known = max(self.steps, default=self.origin)
             if first < known < reached:
                 # Killed after its last line: its records show how far it came, its pace how long that took.
-                began = seconds_of(self._first_at[first] if self._split else self.began)
+                began = seconds_of(told or self.began)
                 there = seconds_of(self.steps[known])
                 end = max(end, there + (there - began) * (reached - known) / (known - first))
         return start, max(start, end)
