@@ -33,7 +33,7 @@ def clock() -> Clock:
 
 def test_before_anything_is_known_a_save_is_taken_to_need_no_time(clock: Clock) -> None:
     times = SaveTimes(clock=clock)
-    assert (times.needed(), times.needed(verify=True), times.left(), times.last, times.count) == (0, 0, 0, None, 0)
+    assert (times.needed(), times.to_read_back(), times.left(), times.last, times.count) == (0, 0, 0, None, 0)
     times.begin()
     clock.now += 5
     assert (times.needed(), times.left()) == (0, 0)
@@ -83,9 +83,9 @@ def test_a_save_that_is_done_or_lost_is_waited_for_no_more(committed: bool, cloc
 def test_reading_back_takes_its_time_too(clock: Clock) -> None:
     times = SaveTimes([SaveTime(4.0, 0.1)], clock)
     # Nobody knows how long: as long as the writing.
-    assert times.needed(verify=True) == 8.0
+    assert times.to_read_back() == 4.0
     times.done(SaveTime(4.0, 0.1, verify_s=1.0))
-    assert (times.needed(), times.needed(verify=True)) == (4.0, 5.0)
+    assert (times.needed(), times.to_read_back()) == (4.0, 1.0)
 
 
 # What the journal tells of the saves before.

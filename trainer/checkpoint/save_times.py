@@ -81,15 +81,14 @@ class SaveTimes:
             return 0.0
         return max(0.0, self._usual() - (self._clock() - self._began))
 
-    def needed(self, *, verify: bool = False) -> float:
-        """Seconds until a save is committed that is begun now, that under way first; 0 before anything is known.
+    def needed(self) -> float:
+        """Seconds until a save is committed that is begun now, that under way first; 0 before anything is known."""
+        return self.left() + self._usual()
 
-        Args:
-          verify: whether it is read back before. Until that has been done it is taken to last as long as the writing.
-        """
+    def to_read_back(self) -> float:
+        """Seconds until what is saved, or under way, is read back; until that was done once, it takes a save's time."""
         known = [took.verify_s for took in self._last if took.verify_s is not None]
-        reading = _middle(known, self._usual()) if verify else 0.0
-        return self.left() + self._usual() + reading
+        return self.left() + _middle(known, self._usual())
 
     def _usual(self) -> float:
         return _middle([took.seconds for took in self._last], 0.0)

@@ -27,7 +27,7 @@ class Asked:
     needed_s: float = 0.0
     """Seconds until a save that begins now is committed, as the last ones took."""
     verified_s: float = 0.0
-    """The same where it is read back before."""
+    """Seconds until the last save is read back, as others were."""
 
     @property
     def reasons(self) -> list[str]:
@@ -42,7 +42,7 @@ class Asked:
 
     @property
     def fits_verified(self) -> bool:
-        """Whether there is time to read it back as well."""
+        """Whether there is time to read the last one back."""
         return self.left_s is None or self.verified_s <= self.left_s
 
     def notes(self, step: int, *, there: bool) -> list[dict[str, Any]]:
@@ -72,5 +72,5 @@ def look(request: StopRequest, times: SaveTimes, *, grace_s: float, earliest: fl
         exit_code=request.exit_code if stop else EXIT_DONE,
         left_s=None if request.since is None else max(request.since, earliest) + grace_s - time.monotonic(),
         needed_s=times.needed(),
-        verified_s=times.needed(verify=True),
+        verified_s=times.to_read_back(),
     )
