@@ -5,14 +5,20 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import signal
 import sys
 import textwrap
+import threading
 import warnings
 from collections.abc import Callable, Sequence
 
 from absl import flags
 
 from trainer.errors import EXIT_DONE, ConfigError, TrainerError
+
+
+_LET_GO_S = 5.0
+"""How long what loads data may take to return, once all is said."""
 
 
 def new_flags() -> flags.FlagValues:
@@ -73,15 +79,22 @@ def run_command(main: Callable[[Sequence[str]], int]) -> None:
     except TrainerError as error:
         print(f"error: {error}", file=sys.stderr)
         code = error.exit_code
+    # What the process ends with is known: a signal in its last moments changes it no more.
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
     # An iterator over data that Python makes may still read ahead, also one that an error or a signal left behind in a
     # circle of references: it must be gone before the interpreter ends, or that waits for it for ever.
-    gc.collect()
+    collection = threading.Thread(target=gc.collect, daemon=True)
+    collection.start()
+    collection.join(_LET_GO_S)
     try:
         if sys.stdout is not None:  # as it is for a daemon
             sys.stdout.flush()
     except OSError:
         # Nobody reads, or the disk is full. Python would complain once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if collection.is_alive():
+        os._exit(code)
     sys.exit(code)
 
 

@@ -98,14 +98,11 @@ class StopRequest:
 
 
 @contextlib.contextmanager
-def stop_requests(*, to_the_end: bool = False) -> Iterator[StopRequest]:
+def stop_requests() -> Iterator[StopRequest]:
     """Turns signals into a `StopRequest` while it is open; handlers that were there before are called as well.
 
     Only the main thread can handle signals; anywhere else the request stays empty and the handlers as they are.
     Processes that are forked meanwhile, such as those that load data, do not obey: see `workers`.
-
-    Args:
-      to_the_end: whether the process ends with it. Then a signal in its last moments changes its exit code no more.
 
     Raises:
       What a handler that was there before has raised, once the work is done.
@@ -141,7 +138,7 @@ def stop_requests(*, to_the_end: bool = False) -> Iterator[StopRequest]:
     finally:
         request._install = lambda: None
         for number, handler in before.items():
-            signal.signal(number, signal.SIG_IGN if to_the_end else handler if handler is not None else signal.SIG_DFL)
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
     if raised:
         raise raised[0]
 

@@ -38,7 +38,7 @@ class Host:
 def own_process() -> Iterator[Host]:
     """The host of a command, whose process there is for nothing but the run."""
     times = Times(since=process_age())
-    with stop_requests(to_the_end=True) as request, Watchdog(request, owner=True) as watchdog:
+    with stop_requests() as request, Watchdog(request, owner=True) as watchdog:
         yield Host(request, watchdog, times)
 
 
