@@ -16,7 +16,6 @@ from absl import flags
 
 from trainer.errors import EXIT_DONE, ConfigError, TrainerError
 
-
 _LET_GO_S = 5.0
 """How long what loads data may take to return, once all is said."""
 
