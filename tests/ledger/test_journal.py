@@ -9,7 +9,7 @@ import pathlib
 import pytest
 
 from trainer.ledger.directory import RunDirectory
-from trainer.ledger.journal import Journal, last_attempt, last_stop, read_journal
+from trainer.ledger.journal import Journal, last_attempt, last_stop, read_journal, save_seconds
 
 NOON = datetime.datetime(2024, 5, 6, 12, 0, 0, 250_000, tzinfo=datetime.timezone.utc)
 
@@ -154,3 +154,17 @@ def test_a_line_of_times_that_lacks_what_readers_count_on_is_passed_over(tmp_pat
     journal.write("times", **whole)
     journal.write("times", **{name: value for name, value in whole.items() if name != lacking})
     assert len(read_journal(RunDirectory(tmp_path))) == 1
+
+
+def test_a_line_whose_time_says_nothing_of_the_zone_is_none(tmp_path):
+    journal_in(tmp_path).write("save", step=5)
+    path = RunDirectory(tmp_path).journal
+    with open(path, "a") as file:
+        file.write('{"time":"0001-01-01T00:00:00","attempt":1,"event":"save","step":9}\n')
+    assert [entry["step"] for entry in read_journal(RunDirectory(tmp_path))] == [5]
+
+
+@pytest.mark.parametrize("garbled", ["2", float("nan"), -1.0, 1e300, 10**400])
+def test_what_no_save_takes_is_no_time(garbled):
+    with pytest.raises((TypeError, ValueError)):
+        save_seconds({"write_s": garbled, "commit_s": 1.0})

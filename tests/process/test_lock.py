@@ -205,3 +205,20 @@ def test_only_who_holds_the_whole_folder_is_sent_to_another_run(path):
         with pytest.raises(Unwritable) as refused, locked(os.path.join(path, "below"), folder=folder):
             pytest.fail("a file is no folder")
         assert ("another run_dir" in str(refused.value)) == folder
+
+
+def test_a_process_that_is_forked_meanwhile_holds_nothing_when_the_holder_is_gone(path):
+    wait, word = os.pipe()
+    with locked(path):
+        child = os.fork()
+        if child == 0:
+            os.read(wait, 1)
+            os._exit(0)
+    try:
+        with locked(path):
+            pass
+    finally:
+        os.write(word, b".")
+        os.waitpid(child, 0)
+        os.close(wait)
+        os.close(word)

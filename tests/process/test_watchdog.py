@@ -363,3 +363,32 @@ def test_it_leaves_no_thread_and_no_open_file() -> None:
         with stop_requests() as request, Watchdog(request, owner=True):
             assert now() != before
     assert now() == before
+
+
+def test_once_the_run_is_over_what_does_not_let_go_ends_with_the_code_that_was_told(script: Any) -> None:
+    ended = script(
+        """
+        import trainer.process.watchdog as module
+        module._LET_GO_S = 0.2
+        with stop_requests() as request, Watchdog(request, owner=True) as watchdog:
+            watchdog.over(0)
+            stuck_in_native_code()
+        """
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
+
+
+def test_a_time_in_which_the_process_was_stopped_is_no_part_of_a_chunk(script: Any) -> None:
+    ended = script(
+        """
+        import subprocess, sys
+        again = "import os, signal, time; time.sleep(2.5); os.kill(%d, signal.SIGCONT)" % os.getpid()
+        with stop_requests() as request, Watchdog(request, owner=True) as watchdog:
+            watchdog.hang_s = 1.5
+            with watchdog.chunk():
+                subprocess.Popen([sys.executable, "-c", again])
+                os.kill(os.getpid(), signal.SIGSTOP)
+        print("went on")
+        """
+    )
+    assert (ended.returncode, ended.stdout) == (0, "went on\n")

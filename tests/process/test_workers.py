@@ -304,3 +304,21 @@ def test_a_pool_goes_on_when_the_whole_group_is_signalled() -> None:
         start_new_session=True,
     )
     assert (ended.returncode, ended.stdout) == (0, f"SIGTERM {list(range(8))}\n"), ended.stderr
+
+
+ORPHAN = """
+    import os, time
+    from trainer.process.signals import stop_requests
+    with stop_requests():
+        if os.fork() == 0:
+            time.sleep(600)
+        os._exit(0)
+"""
+
+
+def test_a_worker_whose_parent_is_gone_ends() -> None:
+    # Its end closes the pipe, which nobody else has.
+    told = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(ORPHAN)], capture_output=True, timeout=SECONDS_AT_MOST, check=False
+    )
+    assert told.returncode == 0

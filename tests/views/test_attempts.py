@@ -594,6 +594,23 @@ def test_a_killed_attempt_that_its_records_show_to_have_been_further_had_recover
     assert recoveries(run, 100) == [None, pytest.approx(10)]
 
 
+def test_lines_from_before_the_first_step_say_nothing_of_the_pace(run: Run) -> None:
+    run.start(0)
+    run.event(1, "decide", step=0, interval_s=169.0, stall_s=1.0, mtbf_s=14400.0, rule="guess")
+    run.times(5, 1, trained=0)
+    run.times(6, 1001, trained=1)
+    run.records(2001)
+    (attempt,) = run.told(None)
+    assert attempt["seconds"] == pytest.approx(7)
+
+
+def test_an_age_that_no_process_has_is_none(run: Run) -> None:
+    run.start(10, age_s=10**400)
+    run.stop(20, 100)
+    (attempt,) = run.told(None)
+    assert attempt["seconds"] == 10
+
+
 def test_a_running_attempt_has_recovered_once_its_journal_says_so(run: Run) -> None:
     since = (datetime.datetime.now(datetime.timezone.utc) - BEGIN).total_seconds() + 1
     run.start(since - 20)

@@ -67,6 +67,7 @@ def over() -> None:
 def _begin_fork() -> None:
     """Holds signals back: in a process that is not ready for them they would be lost, and told to its parent."""
     _forking.mask = signal.pthread_sigmask(signal.SIG_BLOCK, _ALL) if _shields else None
+    _forking.parent = os.getpid()
 
 
 def _end_fork() -> None:
@@ -84,7 +85,7 @@ def _shield_worker() -> None:
         signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
         for number in (*_IGNORED, signal.SIGTERM):
             signal.signal(number, _go_on)
-        threading.Thread(target=_listen, args=[listen, os.getppid()], name="shield", daemon=True).start()
+        threading.Thread(target=_listen, args=[listen, _forking.parent], name="shield", daemon=True).start()
     _end_fork()
 
 

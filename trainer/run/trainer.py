@@ -151,7 +151,6 @@ class Trainer:
     ) -> Result:
         config, directory, times = self.config, self.directory, host.times
         loop: Loop | None = None
-        store: CheckpointStore | None = None
 
         def reached() -> tuple[int | None, int | None]:
             # As it is on the disk: of what is committed beside training the store knows only when it looks.
