@@ -309,6 +309,7 @@ def test_it_follows_a_run_through_a_preemption_to_its_end(
     assert gone["gone"] == len(subjects) - len(directory.committed_steps())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("end", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)], ids=["SIGTERM", "SIGINT"])
 def test_a_wait_ends_when_it_is_told_to(
     end: signal.Signals, code: int, warm_start: Start, tmp_path: pathlib.Path

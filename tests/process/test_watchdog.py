@@ -20,6 +20,8 @@ from trainer.process import watchdog as module
 from trainer.process.signals import StopRequest, stop_requests
 from trainer.process.watchdog import Ending, Watchdog
 
+pytestmark = pytest.mark.slow
+
 SECONDS_AT_MOST = 60
 A_WHILE = 0.4
 """Longer than a watchdog waits before it looks again."""

@@ -18,6 +18,8 @@ import pytest
 
 from trainer.process.signals import stop_requests
 
+pytestmark = pytest.mark.slow
+
 CAME_TO_ITS_END = 7
 ENDED = (-signal.SIGTERM, -signal.SIGKILL)
 SECONDS_AT_MOST = 60

@@ -53,6 +53,8 @@ from trainer.storage.files import Files, writing
 from trainer.views.status import read_status
 from trainer.views.tensorboard import EventWriter
 
+pytestmark = pytest.mark.slow
+
 STEPS = 20
 FLAGS = {"log_every": 4, "save_every": 5, "keep_last": 2, "keep_best": 0, "progress": "never"}
 

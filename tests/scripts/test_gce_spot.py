@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = "gce_spot.sh"
 SECONDS_AT_MOST = 30
 Until = Callable[..., None]
