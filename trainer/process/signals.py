@@ -29,7 +29,6 @@ class StopRequest:
     """The first signal that asked to stop, if any, or the end of the time; and whether a save is asked for.
 
     A second signal ends the process at once.
-
     """
 
     def __init__(self) -> None:
@@ -113,7 +112,6 @@ def stop_requests() -> Iterator[StopRequest]:
         return
     numbers = (*STOP_SIGNALS, SAVE_SIGNAL)
     before = {number: signal.getsignal(number) for number in numbers}
-
     raised: list[BaseException] = []
 
     def handle(number: int, frame: FrameType | None) -> None:

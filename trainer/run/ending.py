@@ -86,14 +86,14 @@ class LastWords:
             os.write(2, f"{ending.reason}: {ending.why}; {where}; run the same command again to go on\n".encode())
         if not self._said.acquire(blocking=False):
             return
+        # What is being written may come to its commit beside these lines, and has none of its own then.
+        saved = step is not None and step == newest
         with contextlib.suppress(Unwritable):
             self._lock.check()
             if ending.reason == HUNG:
                 self._journal.write("fault", error="HangTimeout", message=ending.why, stacks=ending.stacks)
             else:
-                self._journal.write("signal", signal=ending.cause, step=step, saved=False, why=ending.why)
-            # What is being written may come to its commit beside this line, and has none of its own then.
-            saved = step is not None and step == newest
+                self._journal.write("signal", signal=ending.cause, step=step, saved=saved, why=ending.why)
             self._write_stop(ending.reason, ending.exit_code, step=step, saved=saved, unfinished=True)
             self._journal.sync()
 
