@@ -105,7 +105,7 @@ def test_diagnosis_is_told_in_words(
         "healthy       it resumes exactly, and nothing was found that speaks against it",
         "jit=none      0.5 ms a step",
         "jit=chunk     it does not compile",
-        "recommended   --jit=none  (not all modes run)",
+        "recommended   --jit=none  (there is nothing to compare)",
     ]
     assert said.err == "warning: it prints\n"
 

@@ -128,7 +128,7 @@ def _lines(diagnosis: Diagnosis) -> list[str]:
         lines += textwrap.wrap(told, 120, initial_indent=f"{f'jit={mode}':<13} ", subsequent_indent=" " * 14)
     if modes:
         same = {True: "the modes give the same bits", False: "the modes differ in the last bits"}
-        bits = same.get(diagnosis.jit["same_bits"], "not all modes run")
+        bits = same.get(diagnosis.jit["same_bits"], "there is nothing to compare")
         lines.append(f"recommended   --jit={diagnosis.jit['recommended']}  ({bits})")
     return lines
 

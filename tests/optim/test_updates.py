@@ -117,7 +117,7 @@ def test_variables_of_several_types_share_an_optimizer():
 
 
 @pytest.mark.parametrize("mode", ["graph", "xla"])
-def test_slices_of_one_index_are_summed_and_all_rows_are_updated_as_by_a_dense_gradient(mode):
+def test_slices_of_one_index_are_summed_and_with_all_every_row_is_updated_as_by_a_dense_gradient(mode):
     @tf.function(autograph=False, jit_compile=mode == "xla")
     def train(table, optimizer):
         with tf.GradientTape() as tape:
@@ -127,7 +127,7 @@ def test_slices_of_one_index_are_summed_and_all_rows_are_updated_as_by_a_dense_g
         assert isinstance(gradient, tf.IndexedSlices)
         optimizer.apply([gradient], [table])
 
-    for make in (lambda: SGD(0.1), lambda: Adam(0.1)):
+    for make in (lambda: SGD(0.1, sparse="all"), lambda: Adam(0.1, sparse="all")):
         sparse, dense = tf.Variable(tf.ones([5, 2])), tf.Variable(tf.ones([5, 2]))
         optimizer, expected = make(), make()
         train(sparse, optimizer)

@@ -129,7 +129,7 @@ def lent() -> Iterator[list[str]]:
         parts, beginning = built[0]
         for variable, value in beginning:
             variable.assign(value)
-        chosen.append(assembly._choose_jit(config, parts.state, parts.source, known))
+        chosen.append(assembly.choose(config.jit, parts.state, parts.source, known=known.jit if known else None))
         schedule, decisions = assembly.schedule_and_decisions(config, parts.source, {})
         info = dataclasses.replace(parts.info, jit=chosen[-1], run_id=uuid.uuid4().hex)
         return dataclasses.replace(parts, config=config, schedule=schedule, decisions=decisions, info=info)

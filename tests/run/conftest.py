@@ -125,7 +125,7 @@ class Machinery:
 def machinery() -> Callable[..., Machinery]:
     """Builds the program of an experiment."""
 
-    def build(experiment: trainer.Experiment, *, jit: bool = False, seed: int = 17) -> Machinery:
+    def build(experiment: trainer.Experiment, *, jit: str = "none", seed: int = 17) -> Machinery:
         state = TrainState(experiment, seed)
         return Machinery(state, Program(experiment, state, experiment.train_data(), seed=seed, jit=jit))
 

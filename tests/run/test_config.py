@@ -94,7 +94,7 @@ def test_a_bare_number_of_steps_is_welcome_in_a_library_call() -> None:
         ({"reconcile": "sometimes"}, {}, r"reconcile=sometimes.*carry, flush, align"),
         ({"mode": "avg"}, {}, r"mode=avg.*min"),
         ({"resume": "yes"}, {}, r"resume=yes.*auto, must, never"),
-        ({"jit": "all"}, {}, r"jit=all.*none, chunk"),
+        ({"jit": "all"}, {}, r"jit=all.*none, step, chunk"),
         ({"deterministic": "maybe"}, {}, r"deterministic=maybe"),
         ({"progress": "fancy"}, {}, r"progress=fancy"),
         ({"allow_change": "data,model"}, {}, r"allow_change=data,model: 'model'.*data, parameters, seed"),

@@ -47,7 +47,7 @@ def test_a_record_is_handed_over_once_and_only_when_it_is_durable(tmp_path: Path
     heard: list[Record] = []
     with locked(str(tmp_path / "lock")) as lock:
         records = delivery(tmp_path, heard, lock)
-        records.append([record])
+        records.write([record])
         records.hand_over()
         assert [one.step for one in read_records(MetricLog(tmp_path).directory)] == [1]
         assert heard == []
@@ -60,6 +60,6 @@ def test_beside_a_save_that_is_being_written_nothing_is_made_durable(tmp_path: P
     heard: list[Record] = []
     with locked(str(tmp_path / "lock")) as lock:
         records = delivery(tmp_path, heard, lock, busy=True)
-        records.append([record])
+        records.write([record])
         records.sync()
     assert heard == []

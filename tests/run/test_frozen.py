@@ -21,7 +21,7 @@ from trainer.run.state import TrainState
 from trainer.run.step import Update
 from trainer.testing import assert_resumes_exactly
 
-GRAPH_AND_XLA = pytest.mark.parametrize("jit", [False, True], ids=["graph", "xla"])
+GRAPH_AND_XLA = pytest.mark.parametrize("jit", ["none", "chunk"], ids=["graph", "xla"])
 NORMALIZATION = "encoder/_functional/_operations/2"
 
 Train = Callable[..., trainer.Result]
@@ -62,7 +62,7 @@ def layered(linear: Any) -> Any:
 
 
 def program_of(
-    experiment: trainer.Experiment, freeze: str | None, *, jit: bool = False, ema: float = 0.0, **update: Any
+    experiment: trainer.Experiment, freeze: str | None, *, jit: str = "none", ema: float = 0.0, **update: Any
 ) -> tuple[TrainState, Program]:
     state = TrainState(experiment, 17, ema=ema, freeze=freeze)
     made = Program(experiment, state, experiment.train_data(), seed=17, jit=jit, update=Update(**update))
@@ -163,13 +163,13 @@ def test_frozen_variables_have_no_slots_and_count_as_parameters(layered: Any) ->
 @pytest.mark.parametrize(
     ("jit", "options"),
     [
-        (False, {"ema": 0.9}),
-        (True, {"ema": 0.9}),
-        (False, {"accumulate": 2, "clip_norm": 0.5}),
-        (True, {"on_nonfinite": "skip"}),
+        ("none", {"ema": 0.9}),
+        ("chunk", {"ema": 0.9}),
+        ("none", {"accumulate": 2, "clip_norm": 0.5}),
+        ("chunk", {"on_nonfinite": "skip"}),
     ],
 )
-def test_frozen_variables_keep_every_bit_and_the_others_move(jit: bool, options: dict[str, Any], layered: Any) -> None:
+def test_frozen_variables_keep_every_bit_and_the_others_move(jit: str, options: dict[str, Any], layered: Any) -> None:
     state, program = program_of(layered(), "encoder/*", jit=jit, **options)
     encoder, head = bits_of(state.model, "encoder/"), bits_of(state.model, "head/")
     assert len(encoder) == 6
@@ -196,7 +196,7 @@ def test_moments_can_be_frozen_alone(layered: Any) -> None:
 @pytest.mark.slow
 @GRAPH_AND_XLA
 def test_what_the_loss_itself_does_to_a_frozen_variable_is_put_back_before_it_is_read_again(
-    jit: bool, linear: Any
+    jit: str, linear: Any
 ) -> None:
     @dataclasses.dataclass(frozen=True)
     class Constrained(linear):
@@ -260,7 +260,7 @@ def test_only_what_is_written_is_assigned_again_because_an_assignment_may_copy(h
 @pytest.mark.slow
 @GRAPH_AND_XLA
 def test_moments_that_move_again_when_a_layer_is_recomputed_for_its_gradient_are_put_back(
-    jit: bool, linear: Any
+    jit: str, linear: Any
 ) -> None:
     class Counting(tf.Module):
         def __init__(self, plane: Any) -> None:

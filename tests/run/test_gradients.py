@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from trainer import Loss
 from trainer.data import Batch
-from trainer.run.gradients import Gradients, accumulated, clipped, whole
+from trainer.run.gradients import Gradients, accumulated, clipped, each_once, whole
 from trainer.run.health import Health
 from trainer.run.measure import Measured, measure
 
@@ -162,7 +162,7 @@ def test_two_replicas_with_the_same_batch_come_to_the_gradients_of_one(parts: in
     found = taken(problem, parts, reduce=lambda value: 2 * tf.convert_to_tensor(value), replicas=2)
     _, expected = problem.by_hand()
     for gradient, by_hand in zip(found.gradients, expected, strict=True):
-        np.testing.assert_allclose(gradient, by_hand, rtol=1e-12, atol=1e-300)
+        np.testing.assert_allclose(tf.convert_to_tensor(gradient), by_hand, rtol=1e-12, atol=1e-300)
 
 
 # --- Micro-batches ----------------------------------------------------------------------------------------------------
@@ -206,6 +206,7 @@ def test_no_micro_batch_begins_before_the_one_before_it_is_through() -> None:
     assert problem.variables, problem.batch  # Made here: a graph that makes variables is traced twice.
     forward: list[tf.Operation] = []
     backward: list[tf.Operation] = []
+    slices: list[tf.Operation] = []
 
     def noted(kept: list[tf.Operation], x: tf.Tensor) -> tf.Tensor:
         kept.append(tf.identity(x).op)
@@ -215,11 +216,16 @@ def test_no_micro_batch_begins_before_the_one_before_it_is_through() -> None:
     def through(x: tf.Tensor) -> Any:
         return x, lambda upstream: noted(backward, upstream)
 
+    @tf.custom_gradient
+    def looked_up(x: tf.Tensor) -> Any:
+        return x, lambda upstream: noted(slices, upstream)
+
     def marked(batch: Batch, seed: tf.Tensor) -> Measured:
         # The first of what a micro-batch computes, and the first on the way back.
         batch = batch._replace(values={**batch.values, "x": noted(forward, batch.values["x"])})
         measured = problem.measured(batch, seed)
-        return measured._replace(weighted_loss=through(measured.weighted_loss))
+        words = looked_up(tf.gather(problem.variables[1], batch.values["word"]))
+        return measured._replace(weighted_loss=through(measured.weighted_loss + 0 * tf.reduce_sum(words)))
 
     @tf.function(autograph=False)
     def run() -> tf.Tensor:
@@ -227,15 +233,122 @@ def test_no_micro_batch_begins_before_the_one_before_it_is_through() -> None:
         return tf.convert_to_tensor(found.gradients[0])
 
     run.get_concrete_function()
-    assert (len(forward), len(backward)) == (parts, parts)
-    by_name = forward[0].graph.get_operation_by_name
+    assert (len(forward), len(backward), len(slices)) == (parts, parts, parts)
     for number in range(1, parts):
         before = ancestors(forward[number])
-        done = {operation.name for operation in (*forward[:number], *backward[:number])}
+        # The gradient of the table too is there by then: nothing of a micro-batch is left over.
+        done = {operation.name for operation in (*forward[:number], *backward[:number], *slices[:number])}
         assert done <= before
         assert backward[number].name not in before
-        # The gradient of the table too is added up by then: nothing of a micro-batch is left over.
-        assert [by_name(name).type for name in before].count("UnsortedSegmentSum") == number
+
+
+# --- Slices -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 12])
+def test_slices_stay_slices_of_the_rows_that_the_batch_names(parts: int) -> None:
+    problem = Problem(weighted=True, regularized=True)
+    found = taken(problem, parts).gradients[1]
+    assert isinstance(found, tf.IndexedSlices)
+    assert set(found.indices.numpy()) == set(problem.batch.values["word"].numpy())
+    # A table of five words has no use for twelve slices.
+    assert parts == 1 or found.values.shape == [WORDS]
+
+
+def test_micro_batches_leave_each_row_s_sum_in_one_slice() -> None:
+    class Long(Problem):
+        """With a table longer than the batch."""
+
+        @functools.cached_property
+        def variables(self) -> list[tf.Variable]:
+            kernel, table, spare = super().variables
+            return [kernel, tf.Variable(tf.pad(table, [[0, 3 * ROWS]])), spare]
+
+    problem = Long()
+    found = taken(problem, 3).gradients[1]
+    _, expected = problem.by_hand()
+    assert found.values.shape == [ROWS]
+    np.testing.assert_allclose(np.linalg.norm(found.values), np.linalg.norm(expected[1]), rtol=1e-12)
+
+
+def test_micro_batches_never_hold_many_more_slices_than_the_table_has_rows() -> None:
+    problem = Problem()
+    assert problem.variables, problem.batch
+
+    @tf.function(autograph=False)
+    def run() -> tf.Tensor:
+        return taken(problem, ROWS).gradients[1].values
+
+    operations = run.get_concrete_function().graph.get_operations()
+    joined = [op.outputs[0].shape[0] for op in operations if op.type == "ConcatV2" and op.outputs[0].dtype.is_floating]
+    assert max(joined) == WORDS + 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Charged(Problem):
+    """The same with a penalty on the table."""
+
+    looked_up: bool = False
+
+    def penalty(self) -> tf.Tensor:
+        table = self.variables[1]
+        return 0.01 * tf.reduce_sum(tf.square(tf.gather(table, [1, 2]) if self.looked_up else table))
+
+    def measured(self, batch: Batch, seed: tf.Tensor) -> Measured:
+        measured = super().measured(batch, seed)
+        return measured._replace(regularization=self.penalty())
+
+    def by_hand(self) -> tuple[float, list[np.ndarray]]:
+        objective, gradients = super().by_hand()
+        table = self.variables[1].numpy()
+        charged = np.isin(np.arange(WORDS), [1, 2]) if self.looked_up else np.ones(WORDS)
+        gradients[1] += 0.02 * table * charged
+        return objective + 0.01 * (table**2 * charged).sum(), gradients
+
+
+@pytest.mark.parametrize("looked_up", [False, True])
+@pytest.mark.parametrize("parts", [1, 3])
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_a_penalty_on_the_whole_table_makes_its_gradient_dense_and_one_on_some_rows_does_not(
+    looked_up: bool, parts: int, replicas: int
+) -> None:
+    problem = Charged(weighted=True, looked_up=looked_up)
+    found = taken(problem, parts, reduce=lambda value: replicas * tf.convert_to_tensor(value), replicas=replicas)
+    objective, expected = problem.by_hand()
+    if replicas == 1:
+        np.testing.assert_allclose(found.objective, objective, rtol=1e-12)
+    assert isinstance(found.gradients[1], tf.IndexedSlices) == looked_up
+    np.testing.assert_allclose(tf.convert_to_tensor(found.gradients[1]), expected[1], rtol=1e-12)
+
+
+def test_micro_batches_of_slices_and_of_dense_gradients_come_to_a_dense_one() -> None:
+    problem = Problem()
+    parts = iter(range(3))
+
+    def measured(batch: Batch, seed: tf.Tensor) -> Measured:
+        found = problem.measured(batch, seed)
+        # The second micro-batch has all of the table in its loss.
+        everything = tf.reduce_sum(problem.variables[1]) if next(parts) == 1 else 0.0
+        return found._replace(weighted_loss=found.weighted_loss + everything)
+
+    found = accumulated(measured, problem.batch, seeds(3), problem.variables, rows=ROWS, **ALONE)
+    assert isinstance(found.gradients[1], tf.Tensor)
+    _, expected = problem.by_hand()
+    np.testing.assert_allclose(found.gradients[1], expected[1] + 1 / ROWS, rtol=1e-12)
+
+
+def test_replicas_update_the_rows_that_any_of_them_names() -> None:
+    problem = Problem()
+
+    def reduce(value: tf.Tensor) -> tf.Tensor:
+        # The other replica has the same values, and a slice of zeros for the last word, which this one never meets.
+        counts = value.dtype == tf.float32
+        return 2 * value + tf.constant([0.0] * (WORDS - 1) + [1.0]) if counts else 2 * value
+
+    found = taken(problem, 1, reduce=reduce, replicas=2).gradients[1]
+    _, expected = problem.by_hand()
+    assert set(found.indices.numpy()) == {*problem.batch.values["word"].numpy(), WORDS - 1}
+    np.testing.assert_allclose(tf.convert_to_tensor(found), expected[1], rtol=1e-12)
 
 
 # --- Clipping ---------------------------------------------------------------------------------------------------------
@@ -277,3 +390,15 @@ def test_sparse_gradients_stay_sparse() -> None:
     found = cut([slices], 1.0)[0]
     assert isinstance(found, tf.IndexedSlices)
     np.testing.assert_allclose(tf.convert_to_tensor(found), [[0.6], [0], [0.8]], rtol=1e-6)
+
+
+def test_the_norm_of_slices_is_that_of_their_sum() -> None:
+    slices = tf.IndexedSlices(tf.constant([[1.0], [4.0], [2.0]]), tf.constant([0, 2, 0]), tf.constant([9, 1]))
+    tensor = tf.zeros([2])
+    variables = [tf.Variable(tf.zeros([9, 1])), tf.Variable(tensor), tf.Variable(tensor)]
+    once = each_once([slices, None, tensor], variables)
+    assert once[1] is None
+    assert once[2] is tensor
+    found = cut(once, 1.0)[0]
+    assert isinstance(found, tf.IndexedSlices)
+    np.testing.assert_allclose(tf.convert_to_tensor(found)[:3], [[0.6], [0], [0.8]], rtol=1e-6)

@@ -17,11 +17,11 @@ import tensorflow as tf
 
 import trainer
 from trainer.errors import ConfigError
-from trainer.run.program import MAX_CLOSES, Row
+from trainer.run.program import Row
 
 pytestmark = pytest.mark.slow
 
-GRAPH_AND_XLA = pytest.mark.parametrize("jit", [False, True], ids=["graph", "xla"])
+EACH_MODE = pytest.mark.parametrize("jit", ["none", "step", "chunk"])
 WRAP_AND_SHORT = pytest.mark.parametrize("last", ["wrap", "short"])
 
 
@@ -82,16 +82,18 @@ def by_hand(experiment: Any, kernel: np.ndarray, bias: np.ndarray) -> Iterator[d
 @pytest.mark.parametrize(
     ("jit", "last", "weighted"),
     [
-        (False, "wrap", False),
-        (False, "wrap", True),
-        (False, "short", False),
-        (False, "short", True),
-        (True, "wrap", False),
-        (True, "short", True),
+        ("none", "wrap", False),
+        ("none", "wrap", True),
+        ("none", "short", False),
+        ("none", "short", True),
+        ("chunk", "wrap", False),
+        ("chunk", "short", True),
+        ("step", "wrap", False),
+        ("step", "short", True),
     ],
 )
 def test_a_window_holds_the_weighted_means_of_its_steps_each_measured_before_its_update(
-    jit: bool, last: str, weighted: bool, linear: Any, machinery: Callable[..., Any]
+    jit: str, last: str, weighted: bool, linear: Any, machinery: Callable[..., Any]
 ) -> None:
     experiment = linear(dtype="float64", last=last, weighted=weighted)
     machine = machinery(experiment, jit=jit)
@@ -122,9 +124,9 @@ def test_a_window_of_many_steps_is_added_up_in_float64(linear: Any, machinery: C
     assert machine.program.layout.means(row.totals)["large"] == (8 * 2**25 + 72) / 80
 
 
-@GRAPH_AND_XLA
+@EACH_MODE
 def test_the_learning_rate_of_a_row_is_that_of_its_last_update(
-    jit: bool, noisy: Any, rewound: Callable[..., Any]
+    jit: str, noisy: Any, rewound: Callable[..., Any]
 ) -> None:
     rows = rewound(noisy(), jit=jit).run(7, closes=[1, 4])
     # Update k reads the schedule at k − 1.
@@ -162,9 +164,9 @@ CHUNKINGS = {
 }
 
 
-@GRAPH_AND_XLA
+@EACH_MODE
 @WRAP_AND_SHORT
-def test_where_a_chunk_is_cut_changes_no_bit(jit: bool, last: str, noisy: Any, rewound: Callable[..., Any]) -> None:
+def test_where_a_chunk_is_cut_changes_no_bit(jit: str, last: str, noisy: Any, rewound: Callable[..., Any]) -> None:
     experiment = noisy(last=last)
     machine = rewound(experiment, jit=jit)
     whole, end = machine.run(13, closes=[4, 8, 12]), machine.bits()
@@ -174,10 +176,10 @@ def test_where_a_chunk_is_cut_changes_no_bit(jit: bool, last: str, noisy: Any, r
         assert machine.bits() == end, name
 
 
-@GRAPH_AND_XLA
+@EACH_MODE
 @WRAP_AND_SHORT
 def test_a_fresh_program_goes_on_from_a_checkpoint_bit_for_bit(
-    jit: bool,
+    jit: str,
     last: str,
     noisy: Any,
     machinery: Callable[..., Any],
@@ -200,7 +202,7 @@ def test_a_fresh_program_goes_on_from_a_checkpoint_bit_for_bit(
 def test_what_is_random_belongs_to_the_step_and_to_the_seed_of_the_run(noisy: Any, rewound: Callable[..., Any]) -> None:
     def noise(**options: int) -> list[float]:
         # All weigh alike and no order is random: nothing but the noise differs from step to step.
-        machine = rewound(noisy(shuffle=False, weighted=False), jit=False, **options)
+        machine = rewound(noisy(shuffle=False, weighted=False), jit="none", **options)
         return [machine.program.layout.means(row.totals)["noise"] for row in machine.run(6, closes=range(1, 7))[:-1]]
 
     once = noise()
@@ -212,8 +214,8 @@ def test_what_is_random_belongs_to_the_step_and_to_the_seed_of_the_run(noisy: An
 def test_a_window_closed_by_hand_is_the_one_that_the_program_would_have_closed(
     noisy: Any, rewound: Callable[..., Any]
 ) -> None:
-    closed = rewound(noisy(), jit=False).run(7, closes=[5])
-    machine = rewound(noisy(), jit=False)
+    closed = rewound(noisy(), jit="none").run(7, closes=[5])
+    machine = rewound(noisy(), jit="none")
     machine.run(3, 5)
     assert same([machine.program.peek()], closed[:1])
     assert same([machine.program.close()], closed[:1])
@@ -222,9 +224,11 @@ def test_a_window_closed_by_hand_is_the_one_that_the_program_would_have_closed(
 
 
 def test_as_many_windows_as_a_chunk_can_hold_come_out_of_it(linear: Any, rewound: Callable[..., Any]) -> None:
-    every_step = range(1, MAX_CLOSES + 1)
-    rows = rewound(linear(), jit=False).run(MAX_CLOSES, closes=every_step)
-    assert [row.step for row in rows] == [*every_step, MAX_CLOSES]
+    machine = rewound(linear(), jit="none")
+    most = machine.program.max_closes
+    every_step = range(1, most + 1)
+    rows = machine.run(most, closes=every_step)
+    assert [row.step for row in rows] == [*every_step, most]
     assert all(row.totals[0] == 4 for row in rows[:-1])
     assert not rows[-1].totals.any()
 
@@ -246,19 +250,19 @@ def orders(machine: Any, steps: int) -> list[list[int]]:
 def test_a_graph_and_xla_take_the_same_examples_in_the_same_order(
     last: str, linear: Any, rewound: Callable[..., Any]
 ) -> None:
-    graph, xla = (orders(rewound(linear(shuffle=True, last=last), jit=jit), 15) for jit in (False, True))
+    graph, xla = (orders(rewound(linear(shuffle=True, last=last), jit=jit), 15) for jit in ("none", "chunk"))
     assert graph == xla
 
 
 def test_another_seed_takes_the_examples_in_another_order(linear: Any, rewound: Callable[..., Any]) -> None:
     experiment = linear(shuffle=True)
-    assert orders(rewound(experiment, jit=False), 15) != orders(rewound(experiment, jit=False, seed=18), 15)
+    assert orders(rewound(experiment, jit="none"), 15) != orders(rewound(experiment, jit="none", seed=18), 15)
 
 
 def test_wrapped_passes_hold_every_example_once_and_each_pass_has_its_own_order(
     linear: Any, rewound: Callable[..., Any]
 ) -> None:
-    sequence = np.ravel(orders(rewound(linear(shuffle=True, last="wrap"), jit=False), 15))
+    sequence = np.ravel(orders(rewound(linear(shuffle=True, last="wrap"), jit="none"), 15))
     passes = sequence.reshape(6, 10)
     assert np.sort(passes, axis=1).tolist() == [list(range(10))] * 6
     assert len({tuple(one) for one in passes}) == 6
@@ -268,10 +272,10 @@ def test_short_passes_hold_every_example_once_and_weigh_padding_with_nothing(
     linear: Any, rewound: Callable[..., Any]
 ) -> None:
     experiment = linear(shuffle=True, last="short")
-    rows = rewound(experiment, jit=False).run(6, closes=range(1, 7))
+    rows = rewound(experiment, jit="none").run(6, closes=range(1, 7))
     assert [row.examples for row in rows[:-1]] == [4, 8, 10, 14, 18, 20]
     assert [row.totals[0] for row in rows[:-1]] == [4, 4, 2, 4, 4, 2]
-    batches = orders(rewound(experiment, jit=False), 6)
+    batches = orders(rewound(experiment, jit="none"), 6)
     for one in (batches[:3], batches[3:]):
         # Example 0 counts as 0, and so does padding: the others have to be there once each.
         assert sorted(index for batch in one for index in batch if index) == list(range(1, 10))
@@ -307,7 +311,7 @@ COMPILED = """
 
     experiment = Regression()
     state = TrainState(experiment, 17)
-    program = Program(experiment, state, experiment.train_data(), seed=17, jit=True)
+    program = Program(experiment, state, experiment.train_data(), seed=17, jit="chunk")
     for length in range(1, 21):
         step = int(state.step.numpy())
         program.run(step + length, [step + 1])
@@ -346,7 +350,7 @@ def test_xla_compiles_the_chunk_once_for_all_lengths(tmp_path: pathlib.Path) -> 
     def compilations(name: str) -> int:
         return len(list(dump.glob(f"module_*inference_{name}_*.before_optimizations.txt")))
 
-    assert compilations("_run_chunk") == 1
+    assert compilations("run") == 1
     # The counter sees what a trace counter does not: a counted loop is traced once, and compiled for each length.
     assert "traces 1 1" in done.stdout
     assert compilations("counted_loop") == 3
@@ -376,9 +380,9 @@ def test_the_counter_of_reads_sees_them(reads: list[str]) -> None:
         assert len(reads) >= 1, read
 
 
-@GRAPH_AND_XLA
+@EACH_MODE
 def test_python_reads_one_value_a_chunk(
-    jit: bool, linear: Any, rewound: Callable[..., Any], reads: list[str], monkeypatch: pytest.MonkeyPatch
+    jit: str, linear: Any, rewound: Callable[..., Any], reads: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program = rewound(linear(), jit=jit).program
     # Tracing reads constants, once.
@@ -418,8 +422,8 @@ def leaves(kinds: list[str]) -> set[str]:
     return {kind for kind in kinds if kind in HOST or "Host" in kind or "feed" in kind.lower()}
 
 
-@GRAPH_AND_XLA
-def test_nothing_in_a_chunk_leaves_the_device(jit: bool, noisy: Any, rewound: Callable[..., Any]) -> None:
+@EACH_MODE
+def test_nothing_in_a_chunk_leaves_the_device(jit: str, noisy: Any, rewound: Callable[..., Any]) -> None:
     kinds = operations(rewound(noisy(), jit=jit).program)
     assert leaves(kinds) == set()
     # The loop over the steps is in the program itself.
@@ -443,9 +447,9 @@ def test_what_leaves_the_device_would_be_seen(linear: Any, machinery: Callable[.
 # --- What goes wrong --------------------------------------------------------------------------------------------------
 
 
-@GRAPH_AND_XLA
+@EACH_MODE
 def test_the_program_stops_at_the_step_whose_loss_is_not_finite(
-    jit: bool, linear: Any, machinery: Callable[..., Any]
+    jit: str, linear: Any, machinery: Callable[..., Any]
 ) -> None:
     @dataclasses.dataclass(frozen=True)
     class Poisoned(linear):
@@ -519,5 +523,5 @@ def test_what_xla_cannot_compile_is_refused_in_one_line_with_the_way_out(
 
     machinery(Text()).run(2)
     with pytest.raises(ConfigError, match="jit=none") as caught:
-        machinery(Text(), jit=True).run(2)
+        machinery(Text(), jit="chunk").run(2)
     assert "\n" not in str(caught.value)

@@ -69,7 +69,7 @@ def own_step(penalized: Any) -> Any:
 
 
 def program_of(
-    experiment: Any, *, jit: bool = False, precision: str = "float32", freeze: str | None = None, **update: Any
+    experiment: Any, *, jit: str = "none", precision: str = "float32", freeze: str | None = None, **update: Any
 ) -> tuple[TrainState, Program]:
     experiment = at_precision(experiment, precision)
     state = TrainState(experiment, 17, precision=precision, freeze=freeze)
@@ -94,16 +94,16 @@ def descended(experiment: Any, kernel: np.ndarray, steps: int) -> tuple[np.ndarr
 @pytest.mark.parametrize(
     ("jit", "options", "rtol"),
     [
-        (False, {}, 1e-7),
-        (True, {}, 1e-7),
-        (False, {"accumulate": 2}, 1e-7),
-        (True, {"accumulate": 4}, 1e-7),
-        (False, {"on_nonfinite": "skip"}, 1e-7),
-        (False, {"precision": "mixed_float16"}, 1e-7),
+        ("none", {}, 1e-7),
+        ("chunk", {}, 1e-7),
+        ("none", {"accumulate": 2}, 1e-7),
+        ("chunk", {"accumulate": 4}, 1e-7),
+        ("none", {"on_nonfinite": "skip"}, 1e-7),
+        ("none", {"precision": "mixed_float16"}, 1e-7),
     ],
 )
 def test_the_updates_are_those_of_the_analytic_gradients_and_the_loss_is_without_the_penalty(
-    jit: bool, options: dict[str, Any], rtol: float, penalized: Any
+    jit: str, options: dict[str, Any], rtol: float, penalized: Any
 ) -> None:
     experiment = penalized()
     state, program = program_of(experiment, jit=jit, **options)

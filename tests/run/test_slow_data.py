@@ -51,7 +51,7 @@ def streaming(linear: Any) -> Any:
 
 def program_of(experiment: trainer.Experiment, **options: Any) -> Program:
     state = TrainState(experiment, 17)
-    return Program(experiment, state, experiment.train_data(), seed=17, jit=False, **options)
+    return Program(experiment, state, experiment.train_data(), seed=17, jit="none", **options)
 
 
 def test_a_chunk_that_waits_for_its_batches_ends_with_the_tick(streaming: Any) -> None:

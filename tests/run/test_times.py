@@ -56,7 +56,7 @@ def streaming(linear: Any) -> Any:
 
 
 def program_of(experiment: trainer.Experiment) -> Program:
-    return Program(experiment, TrainState(experiment, 17), experiment.train_data(), seed=17, jit=False)
+    return Program(experiment, TrainState(experiment, 17), experiment.train_data(), seed=17, jit="none")
 
 
 def operations(program: Program) -> dict[str, list[list[str]]]:

@@ -8,7 +8,8 @@ from typing import Any
 import tensorflow as tf
 
 from trainer.errors import ConfigError
-from trainer.optim.optimizer import Optimizer, zeros_like
+from trainer.optim.optimizer import ROWS, Optimizer, zeros_like
+from trainer.optim.rows import Rows, read_rows, write_rows
 from trainer.optim.schedules import Schedule
 
 
@@ -23,6 +24,10 @@ class Adam(Optimizer):
 
     This is the paper's second form, before its section 2.1, whose epsilon is "ε hat": it is added before the bias is
     corrected, and so weighs like an ε of ε / √(1 − β₂ᵗ) in the paper's Algorithm 1.
+
+    Of a sparse gradient, with `sparse="rows"`, the rule is that of the rows that its slices name, t still the count of
+    all updates: what is not named keeps θ, m and v. The paper's rule, which is `sparse="all"`, lets every row's moments
+    decay at every update, and so moves rows for a while after they were named; it costs as much as the whole table.
 
     Attributes:
       first_moment: The slots m, one for each variable.
@@ -39,6 +44,7 @@ class Adam(Optimizer):
         beta1: float = 0.9,
         beta2: float = 0.999,
         epsilon: float = 1e-8,
+        sparse: str = ROWS,
         name: str | None = None,
     ):
         """Constructs the optimizer.
@@ -48,12 +54,14 @@ class Adam(Optimizer):
           beta1: β₁, in [0, 1).
           beta2: β₂, in [0, 1).
           epsilon: ε, positive.
+          sparse: What a gradient of `tf.IndexedSlices`, such as an embedding's, updates: `"rows"`, those that it names,
+            or `"all"`.
           name: Name of the module.
 
         Raises:
           ConfigError: an argument is out of its range.
         """
-        super().__init__(learning_rate, name=name)
+        super().__init__(learning_rate, sparse=sparse, name=name)
         for symbol, beta in (("beta1", beta1), ("beta2", beta2)):
             if not 0.0 <= beta < 1.0:
                 raise ConfigError(f"{type(self).__name__}: {symbol} is {beta!r}; give a number in [0, 1)")
@@ -89,6 +97,19 @@ class Adam(Optimizer):
             grad=gradient,
             **scalars,
         )
+
+    def _updated_rows(
+        self, position: int, variable: tf.Variable, weights: tf.Tensor, rows: Rows, scalars: dict[str, Any]
+    ) -> tf.Tensor:
+        # In the kernel's order of operations.
+        first, second = self.first_moment[position], self.second_moment[position]
+        mean, square = read_rows(first, rows.indices), read_rows(second, rows.indices)
+        mean += (rows.gradient - mean) * (1 - scalars["beta1"])
+        square += (tf.square(rows.gradient) - square) * (1 - scalars["beta2"])
+        write_rows(first, rows.indices, mean)
+        write_rows(second, rows.indices, square)
+        rate = scalars["lr"] * tf.sqrt(1 - scalars["beta2_power"]) / (1 - scalars["beta1_power"])
+        return weights - mean * rate / (tf.sqrt(square) + scalars["epsilon"])
 
     def _check_precision(self, variable: tf.Variable) -> None:
         # Unnoticed, β = 1 would stop the training of a bfloat16 variable, and ε = 0 divide 0 by 0 in a float16 one.

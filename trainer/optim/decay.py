@@ -39,11 +39,18 @@ class Decay:
 
     def apply(self, variable: tf.Variable, learning_rate: tf.Tensor) -> None:
         """Shrinks one variable; `learning_rate` is η in its dtype. With λ = 0 it does nothing."""
-        if self._rate and not (self._exclude and self._exclude(variable)):
+        if self._decays(variable):
             weights = tf.raw_ops.ReadVariableOp(resource=variable.handle, dtype=learning_rate.dtype)
             tf.raw_ops.ResourceApplyGradientDescent(
                 var=variable.handle, alpha=learning_rate * self._rate, delta=weights
             )
+
+    def shrunk(self, variable: tf.Variable, weights: tf.Tensor, learning_rate: tf.Tensor) -> tf.Tensor:
+        """What becomes of `weights`, some rows of the variable; it is left as it is."""
+        return weights - weights * (learning_rate * self._rate) if self._decays(variable) else weights
+
+    def _decays(self, variable: tf.Variable) -> bool:
+        return bool(self._rate) and not (self._exclude and self._exclude(variable))
 
 
 def l2(variables: Iterable[Any], scale: float) -> tf.Tensor:

@@ -1,4 +1,4 @@
-"""What the fused kernels need of a gradient: one dense tensor of the variable's own dtype."""
+"""What the update needs of a gradient: the variable's own dtype, and for the fused kernels one dense tensor."""
 
 from __future__ import annotations
 
@@ -17,11 +17,20 @@ def dense(gradient: tf.Tensor | tf.IndexedSlices, variable: tf.Variable) -> tf.T
     Raises:
       ConfigError: the gradient has another dtype than the variable.
     """
+    gradient = of_its_dtype(gradient, variable)
     if isinstance(gradient, tf.IndexedSlices):
-        # Exact: rows that are not named have gradient 0, and the moments of those rows decay as in any dense update.
-        # The sparse kernels would leave them as they are, apply duplicates one after another, and fail under XLA.
-        gradient = tf.math.unsorted_segment_sum(gradient.values, gradient.indices, variable.shape[0])
-    gradient = tf.convert_to_tensor(gradient)
+        return tf.math.unsorted_segment_sum(gradient.values, gradient.indices, variable.shape[0])
+    return gradient
+
+
+def of_its_dtype(gradient: tf.Tensor | tf.IndexedSlices, variable: tf.Variable) -> tf.Tensor | tf.IndexedSlices:
+    """The gradient as it is, slices or a tensor.
+
+    Raises:
+      ConfigError: the gradient has another dtype than the variable.
+    """
+    if not isinstance(gradient, tf.IndexedSlices):
+        gradient = tf.convert_to_tensor(gradient)
     dtype = tf.as_dtype(variable.dtype)
     if gradient.dtype != dtype:
         raise ConfigError(

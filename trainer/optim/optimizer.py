@@ -9,8 +9,12 @@ from typing import Any
 import tensorflow as tf
 
 from trainer.errors import ConfigError
-from trainer.optim.gradients import dense
+from trainer.optim.gradients import dense, of_its_dtype
+from trainer.optim.rows import Rows, read_rows, rows_of, write_rows
 from trainer.optim.schedules import Schedule, as_schedule
+
+ROWS, ALL = "rows", "all"
+"""What slices of a gradient update: the rows that they name, or all, of which the others have gradient 0."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +51,8 @@ class Optimizer(tf.Module):  # type: ignore[misc]  # TensorFlow ships no types.
     A checkpoint of an optimizer holds `iterations` and, for each kind of slot, a list in the order of the variables:
     `momentum/0`, `momentum/1`, … The learning rate is never in it: a resumed run follows the constructor's argument.
 
-    A subclass says in three hooks which slots it keeps, which scalars its kernel takes and how it updates a variable.
+    A subclass says in hooks which slots it keeps, which scalars its kernel takes and how it updates a variable; one
+    that is asked for `sparse="rows"` says in a fourth how it updates some rows.
 
     Variables are addressed by their `handle`, which in a replica of `tf.distribute` is the local copy. There, create
     the optimizer in the strategy's scope, and sum the gradients over the replicas before `apply`: nothing here would
@@ -57,17 +62,25 @@ class Optimizer(tf.Module):  # type: ignore[misc]  # TensorFlow ships no types.
       iterations: int64 scalar variable, the updates applied. An update that the caller skips does not count.
     """
 
-    def __init__(self, learning_rate: float | Schedule, *, name: str | None = None):
+    def __init__(self, learning_rate: float | Schedule, *, sparse: str = ALL, name: str | None = None):
         """Constructs what all optimizers share.
 
         Args:
           learning_rate: A number, or a schedule: from the int64 step to a scalar.
+          sparse: What a gradient of `tf.IndexedSlices` updates: `"rows"`, those that the slices name, or `"all"`.
           name: Name of the module.
 
         Raises:
-          ConfigError: `learning_rate` is neither a schedule nor a finite number of 0 or more.
+          ConfigError: `learning_rate` is neither a schedule nor a finite number of 0 or more, or `sparse` is neither
+            of its values.
         """
         super().__init__(name)
+        if sparse not in (ROWS, ALL):
+            raise ConfigError(
+                f"{type(self).__name__}: sparse is {sparse!r}; give {ROWS!r}, to update the rows that slices name, or "
+                f"{ALL!r}"
+            )
+        self._sparse = sparse
         self._schedule = as_schedule(learning_rate)
         self._built: _Built | None = None
         self.iterations = tf.Variable(0, dtype=tf.int64, trainable=False, name="iterations")
@@ -105,7 +118,8 @@ class Optimizer(tf.Module):  # type: ignore[misc]  # TensorFlow ships no types.
         """Updates each variable in place by its gradient.
 
         Args:
-          gradients: Of the variables' shapes and dtypes. `tf.IndexedSlices` are summed by index. A variable whose
+          gradients: Of the variables' shapes and dtypes. `tf.IndexedSlices` are summed by index; with `sparse="rows"`
+            what they do not name stays as it is, to the bit, in the variable and in its slots. A variable whose
             gradient is None stays as it is, and so do its slots.
           variables: The same ones in the same order in each call.
 
@@ -122,9 +136,18 @@ class Optimizer(tf.Module):  # type: ignore[misc]  # TensorFlow ships no types.
         scalars = {dtype: self._scalars(rate, dtype) for dtype in dict.fromkeys(dtypes)}
         for position, (gradient, variable) in enumerate(zip(gradients, variables, strict=True)):
             if gradient is not None:
-                self._update(position, variable, dense(gradient, variable), scalars[dtypes[position]])
+                self._apply_one(position, variable, gradient, scalars[dtypes[position]])
         # By its handle, as the variables: `assign_add` of a mirrored variable would meet the other replicas.
         tf.raw_ops.AssignAddVariableOp(resource=self.iterations.handle, value=tf.constant(1, tf.int64))
+
+    def _apply_one(self, position: int, variable: tf.Variable, gradient: Any, scalars: dict[str, Any]) -> None:
+        gradient = of_its_dtype(gradient, variable)
+        if self._sparse == ALL or not isinstance(gradient, tf.IndexedSlices):
+            self._update(position, variable, dense(gradient, variable), scalars)
+        elif gradient.indices.shape[0] != 0:
+            rows = rows_of(gradient, variable.shape[0])
+            weights = read_rows(variable, rows.indices)
+            write_rows(variable, rows.indices, self._updated_rows(position, variable, weights, rows, scalars))
 
     def _create_slots(self, variables: Sequence[tf.Variable]) -> None:
         """Creates the slots, each list an attribute of its own."""
@@ -136,6 +159,12 @@ class Optimizer(tf.Module):  # type: ignore[misc]  # TensorFlow ships no types.
 
     def _update(self, position: int, variable: tf.Variable, gradient: tf.Tensor, scalars: dict[str, Any]) -> None:
         """Updates one variable and its slots at `position`."""
+        raise NotImplementedError
+
+    def _updated_rows(
+        self, position: int, variable: tf.Variable, weights: tf.Tensor, rows: Rows, scalars: dict[str, Any]
+    ) -> tf.Tensor:
+        """Updates those rows of the slots at `position`; returns what becomes of `weights`, theirs of the variable."""
         raise NotImplementedError
 
 

@@ -9,7 +9,8 @@ import tensorflow as tf
 
 from trainer.errors import ConfigError
 from trainer.optim.decay import Decay, Exclude
-from trainer.optim.optimizer import Optimizer, zeros_like
+from trainer.optim.optimizer import ROWS, Optimizer, zeros_like
+from trainer.optim.rows import Rows, read_rows, write_rows
 from trainer.optim.schedules import Schedule
 
 
@@ -33,6 +34,10 @@ class SGD(Optimizer):
     I. Loshchilov and F. Hutter, "Decoupled Weight Decay Regularization", ICLR 2019, with λ times the whole η. Without
     momentum it is what an L2 penalty of that scale does.
 
+    Of a sparse gradient, with `sparse="rows"`, the rule is that of the rows that its slices name; the others keep θ and
+    a. Without momentum and decay that is the same as `sparse="all"`, by which every row's velocity goes on, and every
+    row decays, at every update.
+
     Attributes:
       momentum: With momentum only: the slots a, one for each variable.
     """
@@ -47,6 +52,7 @@ class SGD(Optimizer):
         nesterov: bool = False,
         weight_decay: float = 0.0,
         exclude: Exclude | None = None,
+        sparse: str = ROWS,
         name: str | None = None,
     ):
         """Constructs the optimizer.
@@ -57,12 +63,13 @@ class SGD(Optimizer):
           nesterov: Whether to look ahead; needs momentum.
           weight_decay: λ, 0 or larger.
           exclude: Says of a variable that it does not decay, as in `AdamW`. Without it all decay.
+          sparse: As in `Adam`.
           name: Name of the module.
 
         Raises:
           ConfigError: an argument is out of its range.
         """
-        super().__init__(learning_rate, name=name)
+        super().__init__(learning_rate, sparse=sparse, name=name)
         if not 0.0 <= momentum < 1.0:
             raise ConfigError(f"SGD: momentum is {momentum!r}; give a number in [0, 1)")
         if nesterov and not momentum:
@@ -92,3 +99,17 @@ class SGD(Optimizer):
             use_nesterov=self._nesterov,
             **scalars,
         )
+
+    def _updated_rows(
+        self, position: int, variable: tf.Variable, weights: tf.Tensor, rows: Rows, scalars: dict[str, Any]
+    ) -> tf.Tensor:
+        rate = scalars["lr" if self._momentum else "alpha"]
+        weights = self._decay.shrunk(variable, weights, rate)
+        if not self._momentum:
+            return weights - rows.gradient * rate
+        slot = self.momentum[position]
+        velocity = read_rows(slot, rows.indices) * scalars["momentum"] + rows.gradient
+        write_rows(slot, rows.indices, velocity)
+        if self._nesterov:
+            velocity = rows.gradient + velocity * scalars["momentum"]
+        return weights - velocity * rate

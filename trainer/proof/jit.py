@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from typing import Any
@@ -12,8 +13,8 @@ from trainer.proof.fresh import MakeExperiment
 from trainer.run.assembly import Assembly, assemble
 from trainer.run.catalog import canonical_name
 from trainer.run.config import Config, make_config
+from trainer.run.jit import MODES, NONE
 
-MODES = ("none", "chunk")
 _SAME_STEPS = 4
 """After so many steps, in two chunks, the modes' states are compared."""
 _MOST_STEPS = 500
@@ -32,8 +33,8 @@ def measure_modes(make: MakeExperiment, options: dict[str, Any], folder: str) ->
 
     Returns:
       By mode `ms_per_step`, milliseconds without compilation, or the `error` that keeps it from running; `same_bits`,
-      whether both lead to the same state (null where one does not run); and the mode `recommended` (null likewise for
-      both).
+      whether all that run lead to the same state (null where fewer than two do); and the mode `recommended`, null where
+      none runs.
     """
     measured: dict[str, Any] = {}
     prefixes = []
@@ -47,7 +48,8 @@ def measure_modes(make: MakeExperiment, options: dict[str, Any], folder: str) ->
             prefixes.append(prefix)
         except TrainerError as error:
             measured[mode] = {"error": str(error)}
-    same = first_tensor_difference(*prefixes) is None if len(prefixes) == len(MODES) else None
+    pairs = itertools.pairwise(prefixes)
+    same = all(first_tensor_difference(*pair) is None for pair in pairs) if len(prefixes) > 1 else None
     return {**measured, "same_bits": same, "recommended": recommended(measured)}
 
 
@@ -72,6 +74,6 @@ def _measure(parts: Assembly, config: Config, prefix: str) -> float:
 def recommended(measured: dict[str, Any]) -> str | None:
     """The fastest mode that runs; not compiling, unless it brings much. None where none runs."""
     times = {mode: result["ms_per_step"] for mode, result in measured.items() if "ms_per_step" in result}
-    if "none" not in times:
+    if NONE not in times:
         return next(iter(times), None)
-    return min(times, key=lambda mode: times[mode] / (1 if mode == "none" else _WORTH_IT))
+    return min(times, key=lambda mode: times[mode] / (1 if mode == NONE else _WORTH_IT))

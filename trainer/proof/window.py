@@ -13,11 +13,11 @@ import tensorflow as tf
 from trainer.data import Batch, fold_in, run_seed
 from trainer.proof.terms import Measured, standard_error
 from trainer.run.assembly import Assembly
+from trainer.run.chunk import seeds_of_step
 from trainer.run.experiment import Experiment, Loss
 from trainer.run.feed import GraphFeed, StreamFeed, make_feed, told_of
 from trainer.run.gradients import micro_batch
 from trainer.run.measure import Layout, measure
-from trainer.run.program import seeds_of_step
 from trainer.run.records import metrics_and_counts
 from trainer.run.state import EVALUATION_STREAM
 from trainer.run.tracing import trace_on_batch

@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import functools
+from collections.abc import Mapping, Sequence
 
 from trainer.data import Source
-from trainer.data.sources import REPEAT, GraphSource
+from trainer.data.sources import REPEAT
 from trainer.data.streams import StreamSource
 from trainer.decide.decisions import Decisions
 from trainer.errors import ConfigError
 from trainer.ledger.run_info import RunInfo
-from trainer.run import guests, machine
+from trainer.run import machine
 from trainer.run.config import Config
 from trainer.run.decide import decisions_of
 from trainer.run.evaluate import Evaluator
 from trainer.run.experiment import Experiment, at_precision, parameters
+from trainer.run.jit import AUTO, CHUNK, NONE, choose
 from trainer.run.program import Program
 from trainer.run.splits import splits_of
 from trainer.run.state import TrainState
 from trainer.run.step import Update
 from trainer.run.timing import Times
 from trainer.timeline.schedule import Schedule
-
-JIT_PARAMETERS = 2_000_000
-"""`--jit=auto` compiles models of fewer parameters: beyond, XLA's own kernels can be slower than TensorFlow's."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +40,8 @@ class Assembly:
     decisions: Decisions
     info: RunInfo
     """What identifies the run that is asked for."""
+    notes: Sequence[str] = ()
+    """What became otherwise than asked for, in lines."""
 
 
 def assemble(
@@ -70,14 +71,29 @@ def assemble(
         source, splits = _sources(experiment, config)
         schedule, decisions = schedule_and_decisions(config, source, splits)
         state = TrainState(experiment, config.seed, ema=config.ema, precision=config.precision, freeze=config.freeze)
-    jit = _choose_jit(config, state, source, known)
     update = Update(accumulate=config.accumulate, clip_norm=config.clip_norm, on_nonfinite=config.on_nonfinite)
+    jit = choose(config.jit, state, source, known=known.jit if known else None)
     with times.starting("trace"):
-        tick = config.seconds("tick")
-        program = Program(experiment, state, source, seed=config.seed, jit=jit == "chunk", update=update, tick=tick)
+        make_program = functools.partial(
+            Program, experiment, state, source, seed=config.seed, update=update, tick=config.seconds("tick")
+        )
+        program = make_program(jit=jit)
+    notes = []
+    try:
+        with times.starting("compile"):
+            program.compile()
+    except ConfigError as error:
+        if config.jit != AUTO or known is not None:
+            raise
+        # Nobody asked for it: the rule has one condition more.
+        notes.append(f"jit=auto is none here, because {error}")
+        jit = NONE
+        with times.starting("trace"):
+            program = make_program(jit=jit)
+    with times.starting("trace"):
         evaluated = state.ema_model or state.model
         evaluators = {
-            split: Evaluator(experiment, evaluated, data, split=split, seed=config.seed, jit=jit == "chunk")
+            split: Evaluator(experiment, evaluated, data, split=split, seed=config.seed, jit=jit == CHUNK)
             for split, data in splits.items()
             if config.eval_every != "never"
         }
@@ -108,7 +124,7 @@ def assemble(
         epoch_examples=schedule.epoch_examples,
         clock_in_log=config.clock_in_log,
     )
-    return Assembly(experiment, config, source, state, program, evaluators, schedule, decisions, info)
+    return Assembly(experiment, config, source, state, program, evaluators, schedule, decisions, info, notes)
 
 
 def _sources(experiment: Experiment, config: Config) -> tuple[Source, dict[str, Source]]:
@@ -153,16 +169,3 @@ def schedule_and_decisions(config: Config, source: Source, splits: Mapping[str, 
     )
     decisions = decisions_of(config, schedule, splits)
     return (schedule.deciding_on_windows() if decisions.needs_train_records else schedule), decisions
-
-
-def _choose_jit(config: Config, state: TrainState, source: Source, known: RunInfo | None) -> str:
-    """The fixed rule of `--jit=auto`. It never measures: the choice changes the bits."""
-    in_memory = isinstance(source, GraphSource)
-    if config.jit == "chunk" and not in_memory:
-        raise ConfigError("jit=chunk compiles no reading of data; use jit=none, or trainer.data.arrays")
-    if config.jit != "auto":
-        return config.jit
-    if known is not None and (in_memory or known.jit != "chunk"):
-        return known.jit
-    small = state.parameters() < JIT_PARAMETERS
-    return "chunk" if in_memory and small and not guests.has_guests(state.model) else "none"

@@ -166,10 +166,10 @@ class Config:
     threads: int = _option(0, "TensorFlow's threads, within and between operations; 0: its own default", on_resume=WARN)
     jit: str = _option(
         "auto",
-        "compile the whole chunk with XLA, or nothing; auto: chunk for in-memory data and a model of less than "
-        "2 million parameters without Keras layers",
+        "what XLA compiles: nothing, each step, or the whole chunk with its reading of in-memory data; auto: chunk for "
+        "in-memory data and a model of less than 2 million parameters without Keras layers, if XLA can",
         on_resume=WARN,
-        choices=("auto", "none", "chunk"),
+        choices=("auto", "none", "step", "chunk"),
     )
     accumulate: int = _option(
         1, "micro-batches that each batch is taken in, one after the other, to save memory", on_resume=WARN

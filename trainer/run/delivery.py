@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import collections
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
 
 from trainer.ledger.journal import LOG
 from trainer.ledger.record import Record
@@ -16,35 +19,75 @@ _SYNC_SECONDS = 1.0
 class Delivery:
     """Hands records on.
 
+    Those of a chunk are made, serialised, written and flushed by a thread of its own, while the next chunk is trained:
+    one chunk's at a time, in their order. Whatever depends on them calls `settle` first. As a context manager it lets
+    nothing get lost when the loop ends, however it does.
+
     Args:
       to: where they go.
-      times: the clock that this is charged to.
+      times: the clock that the waiting is charged to.
     """
 
     def __init__(self, to: Outlets, times: Times) -> None:
         self._to = to
         self._times = times
-        self._waiting: list[Record] = []
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="records")
+        self._under_way: Future[None] | None = None
+        self._untaken: list[Record] = []
+        self._waiting: collections.deque[Record] = collections.deque()
         self._delivered = to.log.durable
         self._synced = time.monotonic()
+
+    def __enter__(self) -> Delivery:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        try:
+            self.settle()
+        except Exception:
+            # What ended the loop comes first: this may be a consequence.
+            if error is None:
+                raise
+        finally:
+            self._thread.shutdown()
 
     @property
     def overdue(self) -> bool:
         """Whether it is long ago that the log was made durable."""
         return time.monotonic() - self._synced > _SYNC_SECONDS
 
-    def append(self, records: Sequence[Record]) -> None:
-        """Writes `records` to the log, and shows them.
+    def begin(self, make: Callable[[], Sequence[Record]]) -> None:
+        """Has the thread make records and hand them on, once it is through with those before.
 
         Raises:
-          Unwritable: the log could not be written, or the run directory is not the one any more.
+          Unwritable: those before could not be written, or the run directory is not the one any more.
         """
+        self.settle()
         with self._times(LOG):
-            self._to.lock.check()
-            self._to.log.append(records)
-            self._to.events.add(records)
-            self._to.view.records(records)
-            self._waiting.extend(records)
+            self._under_way = self._thread.submit(self._write_made, make)
+
+    def write(self, records: Sequence[Record]) -> None:
+        """Hands `records` on here and now.
+
+        Raises:
+          Unwritable: they, or those before them, could not be written, or the run directory is not the one any more.
+        """
+        self.settle()
+        with self._times(LOG):
+            self._write(records)
+
+    def settle(self) -> None:
+        """Waits for what the thread has under way, and raises what went wrong there."""
+        under_way, self._under_way = self._under_way, None
+        if under_way is not None:
+            with self._times(LOG):
+                under_way.result()
+
+    def taken(self) -> list[Record]:
+        """The records written since the last call."""
+        self.settle()
+        taken, self._untaken = self._untaken, []
+        return taken
 
     def sync(self) -> None:
         """Makes what was written durable, and hands it over.
@@ -52,12 +95,10 @@ class Delivery:
         Raises:
           Unwritable: it cannot be made durable.
         """
+        self.settle()
         with self._times(LOG):
-            self._to.events.flush()
-            # Beside a save that is being written, a sync of the log would wait for the whole of it: later then.
-            if not self._to.store.busy:
-                self._to.log.sync()
-        self.saved()
+            self._sync()
+        self.hand_over()
 
     def saved(self) -> None:
         """Hands over what a save has made durable; the next sync can wait."""
@@ -67,9 +108,29 @@ class Delivery:
     def hand_over(self) -> None:
         """Hands over the records that are durable now."""
         with self._times(LOG):
-            ready = self._to.log.durable - self._delivered
-            delivered, self._waiting = self._waiting[:ready], self._waiting[ready:]
-            self._delivered += ready
-            if self._to.on_record:
-                for record in delivered:
+            for _ in range(self._to.log.durable - self._delivered):
+                record = self._waiting.popleft()
+                self._delivered += 1
+                if self._to.on_record:
                     self._to.on_record(record)
+
+    def _write_made(self, make: Callable[[], Sequence[Record]]) -> None:
+        self._write(make())
+        if self.overdue:
+            self._sync()
+
+    def _write(self, records: Sequence[Record]) -> None:
+        self._to.lock.check()
+        # First: a save beside the thread may make them durable as soon as they are in the log.
+        self._waiting.extend(records)
+        self._to.log.append(records)
+        self._to.events.add(records)
+        self._to.view.records(records)
+        self._untaken.extend(records)
+
+    def _sync(self) -> None:
+        self._to.events.flush()
+        # Beside a save that is being written, a sync of the log would wait for the whole of it: later then.
+        if not self._to.store.busy:
+            self._to.log.sync()
+        self._synced = time.monotonic()

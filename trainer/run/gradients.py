@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from trainer.data import Batch
 from trainer.optim.gradients import dense
+from trainer.optim.rows import over_replicas, summed
 from trainer.run.guests import tensor_variable
 from trainer.run.measure import Layout, Measured
 
@@ -55,10 +56,13 @@ def whole(
         if measured.regularization is not None:
             objective += tf.cast(measured.regularization, objective.dtype) / replicas
         scaled = objective if scale is None else objective * tf.cast(scale, objective.dtype)
-    gradients = tape.gradient(scaled, [tensor_variable(variable) for variable in variables])
+    sources = [tensor_variable(variable) for variable in variables]
+    gradients = tape.gradient(scaled, sources)
     if scale is not None:
         gradients = [None if g is None else times(g, 1 / scale) for g in gradients]
-    return Gradients(measured.totals, measured.layout, objective, [None if g is None else reduce(g) for g in gradients])
+    if replicas > 1:
+        gradients = _of_all_replicas(gradients, sources, reduce)
+    return Gradients(measured.totals, measured.layout, objective, gradients)
 
 
 def accumulated(
@@ -74,7 +78,8 @@ def accumulated(
 ) -> Gradients:
     """The same gradients from micro-batches, one after the other, so that only one is in memory at a time.
 
-    What each example weighs is known only when all have been seen: the sums are divided at the end.
+    What each example weighs is known only when all have been seen: the sums are divided at the end. Slices stay slices,
+    never more of them than the table has rows.
 
     Args:
       seeds: int32 [2] for each micro-batch; as many as there are.
@@ -109,7 +114,7 @@ def accumulated(
             totals = _plus(totals, measured.totals)
             weighted = _plus(weighted, measured.weighted_loss)
             weight = _plus(weight, measured.weight)
-            done = [totals, *(g for g in gradients if g is not None)]
+            done = [totals, *(g.values if _sparse(g) else g for g in gradients if g is not None)]
     assert layout is not None
     assert totals is not None
     everybody = reduce(weight)
@@ -118,12 +123,12 @@ def accumulated(
         objective = objective + penalty
     factor = tf.math.divide_no_nan(tf.cast(rows, everybody.dtype), everybody)
     unscale = 1.0 if scale is None else 1 / scale
-    found: list[Any] = []
-    for gradient, charged in zip(gradients, penalties, strict=True):
-        whole_gradient = None if gradient is None else gradient * tf.cast(factor, gradient.dtype)
-        if charged is not None:
-            whole_gradient = _plus(whole_gradient, charged)
-        found.append(None if whole_gradient is None else reduce(times(whole_gradient, unscale)))
+    found = [None if gradient is None else times(gradient, factor) for gradient in gradients]
+    found = [None if gradient is None else times(gradient, unscale) for gradient in _added(found, penalties, sources)]
+    if replicas > 1:
+        found = _of_all_replicas(found, sources, reduce)
+    # Each row's sum in one slice, as an optimizer may expect that knows nothing of micro-batches.
+    found = each_once(found, sources)
     # A batch in which a value is not finite counts once, however many of its parts have it.
     first = layout.first_nonfinite
     totals = tf.concat([totals[:first], tf.minimum(totals[first:], 1.0)], axis=0)
@@ -152,11 +157,48 @@ def clipped(gradients: Sequence[Any], squares: tf.Tensor, most: float) -> list[A
     return [None if gradient is None else times(gradient, factor) for gradient in gradients]
 
 
+def each_once(gradients: Sequence[Any], variables: Sequence[Any]) -> list[Any]:
+    """The gradients with each row's sum in one of its slices: the norm of those is the gradient's."""
+    sources = map(tensor_variable, variables)
+    return [summed(g, v.shape[0]) if _sparse(g) else g for g, v in zip(gradients, sources, strict=True)]
+
+
+def _of_all_replicas(
+    gradients: Sequence[Any], variables: Sequence[Any], reduce: Callable[[tf.Tensor], tf.Tensor]
+) -> list[Any]:
+    found = []
+    for gradient, variable in zip(gradients, variables, strict=True):
+        if _sparse(gradient):
+            # Each replica names rows of its own, and all have to update the rows of all.
+            found.append(over_replicas(gradient, variable.shape[0], reduce))
+        else:
+            found.append(None if gradient is None else reduce(gradient))
+    return found
+
+
 def _added(sums: Sequence[Any], gradients: Sequence[Any], variables: Sequence[Any]) -> list[Any]:
     added = []
     for total, gradient, variable in zip(sums, gradients, variables, strict=True):
-        added.append(total if gradient is None else _plus(total, dense(gradient, variable)))
+        if total is None or gradient is None:
+            added.append(gradient if total is None else total)
+        elif _sparse(total) and _sparse(gradient):
+            added.append(_together(total, gradient, variable.shape[0]))
+        else:
+            added.append(dense(total, variable) + dense(gradient, variable))
     return added
+
+
+def _together(one: tf.IndexedSlices, other: tf.IndexedSlices, length: int) -> tf.IndexedSlices:
+    """The slices of both, or, where a table of `length` rows is the smaller, of its rows."""
+    values = tf.concat([one.values, other.values], axis=0)
+    indices = tf.concat([one.indices, tf.cast(other.indices, one.indices.dtype)], axis=0)
+    both = tf.IndexedSlices(values, indices, one.dense_shape)
+    count = indices.shape[0]
+    return summed(both, length) if count is not None and count > length else both
+
+
+def _sparse(gradient: Any) -> bool:
+    return isinstance(gradient, tf.IndexedSlices)
 
 
 def _plus(total: Any, value: tf.Tensor) -> tf.Tensor:
@@ -165,7 +207,7 @@ def _plus(total: Any, value: tf.Tensor) -> tf.Tensor:
 
 def times(gradient: Any, factor: Any) -> Any:
     """A gradient, sparse or not, times a scalar."""
-    if isinstance(gradient, tf.IndexedSlices):
+    if _sparse(gradient):
         values = gradient.values * tf.cast(factor, gradient.values.dtype)
         return tf.IndexedSlices(values, gradient.indices, gradient.dense_shape)
     return gradient * tf.cast(factor, gradient.dtype)

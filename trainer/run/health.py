@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
 
+_FEW = 8
+
 
 class Health:
     """Looks for what is not finite in one step.
 
-    One pass over each gradient, by what is fastest: for TensorFlow's kernels half the sum of its squares, which is
-    finite where all its values are, and they are not so large that no update could come of them (a norm beyond 1e19 in
-    float32); under XLA, which adds floats one by one, the largest of their exponents as integers.
+    One pass over each gradient, by what is fastest. For TensorFlow's kernels that is half the sum of its squares, which
+    is finite where all its values are, and they are not so large that no update could come of them (a norm beyond 1e19
+    in float32). XLA adds up floats one by one, but not in a product with a vector: one of zeros gives 0, or NaN where a
+    value is not finite. Which value that was is looked for where there is one, by the largest exponent as an integer.
 
     Args:
       objective: a scalar.
       gradients: tensors, `tf.IndexedSlices` or None.
       names: what they are, in words.
-      compiled: whether to look at exponents: XLA compiles it, or large values are to pass.
+      compiled: whether to go by the values alone: XLA compiles it, or large ones are to pass.
 
     Attributes:
       problems: what can be wrong, in words; the problem of number 1 is the first.
@@ -29,26 +33,52 @@ class Health:
     def __init__(self, objective: tf.Tensor, gradients: Sequence[Any], names: Sequence[str], *, compiled: bool) -> None:
         present = [(name, gradient) for name, gradient in zip(names, gradients, strict=True) if gradient is not None]
         self.problems = ("the loss", *(name for name, _ in present))
+        self._objective = objective
         self._gradients = [_wide(_values(gradient)) for _, gradient in present]
-        finite = _finite_bits if compiled else _finite_squares
+        self._compiled = compiled
         self.objective_finite = tf.math.is_finite(objective)
-        self._finite = tf.stack([self.objective_finite, *map(finite, self._gradients)])
 
     def problem(self) -> tf.Tensor:
         """The number of the first problem, int64 scalar; 0 for none."""
-        count = len(self.problems)
-        numbers = tf.where(self._finite, count + 1, tf.range(1, count + 1))
-        return tf.cast(tf.reduce_min(numbers) % (count + 1), tf.int64)
+        if not self._compiled:
+            probes = [self._common(probe) for probe in (self._objective, *map(tf.nn.l2_loss, self._gradients))]
+            return self._first(tf.math.is_finite(tf.stack(probes)))
+        probes = [self._common(probe) for probe in (0.0 * self._objective, *map(_zero, self._gradients))]
+        return tf.cond(
+            tf.math.is_finite(tf.add_n(probes)),
+            lambda: tf.zeros([], tf.int64),
+            lambda: self._first(tf.stack([self.objective_finite, *map(_finite_bits, self._gradients)])),
+        )
 
     def half_squares(self) -> tf.Tensor:
         """Half the square of the gradients' global norm, a scalar of the widest of their dtypes, from float32 on."""
-        wide = any(gradient.dtype == tf.float64 for gradient in self._gradients)
-        total = tf.zeros([], tf.float64 if wide else tf.float32)
-        return tf.add_n([total, *(tf.cast(tf.nn.l2_loss(gradient), total.dtype) for gradient in self._gradients)])
+        squares = [self._common(tf.nn.l2_loss(gradient)) for gradient in self._gradients]
+        return tf.add_n(squares) if squares else tf.zeros([], tf.float32)
+
+    def _first(self, finite: tf.Tensor) -> tf.Tensor:
+        """The number of the first that is not finite, from 1, or 0, of bool [problems]."""
+        count = len(self.problems)
+        numbers = tf.where(finite, tf.constant(count + 1, tf.int64), tf.range(1, count + 1, dtype=tf.int64))
+        return tf.reduce_min(numbers) % (count + 1)
+
+    def _common(self, scalar: tf.Tensor) -> tf.Tensor:
+        wide = any(tensor.dtype == tf.float64 for tensor in (self._objective, *self._gradients))
+        return tf.cast(scalar, tf.float64 if wide else tf.float32)
 
 
-def _finite_squares(gradient: tf.Tensor) -> tf.Tensor:
-    return tf.math.is_finite(tf.nn.l2_loss(gradient))
+def _zero(gradient: tf.Tensor) -> tf.Tensor:
+    """A scalar: 0 where all values are finite, and NaN otherwise."""
+    columns = gradient.shape[-1] if gradient.shape.rank > 1 else 1
+    rows = (gradient.shape.num_elements() or 0) // (columns or 1)
+    if min(rows, columns or 0) < _FEW:
+        # Too slim for a product to be faster, or of a size that is not known.
+        return tf.where(_finite_bits(gradient), 0.0, math.nan)
+    matrix = tf.reshape(gradient, [rows, columns])
+    if rows > columns:
+        products = tf.linalg.matmul(tf.zeros([1, rows], matrix.dtype), matrix)
+    else:
+        products = tf.linalg.matmul(matrix, tf.zeros([columns, 1], matrix.dtype))
+    return tf.reduce_sum(products)
 
 
 def _finite_bits(gradient: tf.Tensor) -> tf.Tensor:

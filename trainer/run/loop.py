@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Sequence
 
@@ -11,7 +12,6 @@ from trainer.decide.decisions import Verdict
 from trainer.errors import EXIT_DONE, Diverged, Unusable
 from trainer.ledger.journal import EVALUATE, RESTORE, SAVE, STEP
 from trainer.ledger.manifest import Manifest
-from trainer.ledger.record import Record
 from trainer.process.signals import reason_of
 from trainer.run.asked import Asked, look
 from trainer.run.assembly import Assembly
@@ -23,7 +23,6 @@ from trainer.run.host import Host
 from trainer.run.outlets import Outlets
 from trainer.run.pace import Pace
 from trainer.run.place import PlaceInData
-from trainer.run.program import MAX_CLOSES
 from trainer.run.segments import Continuation
 from trainer.run.windows import Windows
 from trainer.timeline.cadence import Progress
@@ -73,7 +72,6 @@ class Loop:
         self._auto_save = auto_save
         self._pace = Pace(parts.config.seconds("tick"))
         self._evaluation_pace = Pace(parts.config.seconds("tick"))
-        self._undecided: list[Record] = []
         if resumed is None:
             self._now = Progress()
             window_start = 0
@@ -125,6 +123,10 @@ class Loop:
           Diverged: a loss or a weight is not finite.
           Unwritable: the log or a checkpoint could not be written.
         """
+        with self._records:
+            return self._run()
+
+    def _run(self) -> Stop:
         schedule = self._parts.schedule
         stop = None
         if self._pending:
@@ -159,6 +161,7 @@ class Loop:
         STOP    target reached, early stop, or asked to
         """
         now = self._now
+        self._records.settle()
         self._to.profile.at(now.step)
         due, verdict, evaluated = self._measure_and_decide(due)
         self._before = now
@@ -213,7 +216,7 @@ class Loop:
         now, flushes = self._now, self._parts.config.reconcile == FLUSH
         while True:
             if due.log and self._windows.start != now.step:
-                self._append([self._windows.close(due.closed_by)])
+                self._records.write([self._windows.close(due.closed_by)])
             with self._times(EVALUATE):
                 evaluated = due.evaluate and self._evaluate()
             verdict = self._decide()
@@ -250,7 +253,7 @@ class Loop:
         """Trains to the next boundary or for a tick, logs the windows that closed, and says whether at a boundary."""
         parts = self._parts
         chunk = parts.schedule.next_chunk(
-            self._now, pending=self._pending, max_steps=self._pace.steps, max_closes=MAX_CLOSES
+            self._now, pending=self._pending, max_steps=self._pace.steps, max_closes=parts.program.max_closes
         )
         saving, started = self._to.store.busy, time.monotonic()
         with self._times(STEP), self._watchdog.chunk():
@@ -260,8 +263,9 @@ class Loop:
         self._pace.learn(steps, ended - started)
         if self._auto_save:
             self._auto_save.chunk(steps, ended - started, saving=saving)
-        closed_by = dict(chunk.closes)
-        self._append([self._windows.record(row, closed_by[row.step]) for row in advance.rows])
+        if advance.closed:
+            make = functools.partial(self._windows.records, advance, dict(chunk.closes))
+            self._records.begin(make)
         self._windows.follow(advance.open)
         self._now = Progress(advance.open.step, advance.open.examples, ended - self._began)
         if self._times.trained(waited=min(advance.data_wait, ended - started)):
@@ -308,7 +312,7 @@ class Loop:
             records = evaluate_splits(parts, self._now, self._evaluation_pace, self._interrupted)
         if records is None:
             return False
-        self._append(records)
+        self._records.write(records)
         self._evaluated_at = self._now.step
         seconds = round(time.monotonic() - started, 6)
         self._to.journal.write("evaluate", step=self._now.step, splits=list(parts.evaluators), seconds=seconds)
@@ -322,9 +326,8 @@ class Loop:
     def _decide(self) -> Verdict:
         """Folds the new records into the decisions; returns what they say about this step."""
         decisions, step = self._parts.decisions, self._now.step
-        for record in self._undecided:
+        for record in self._records.taken():
             decisions.fold(record)
-        self._undecided.clear()
         return decisions.at(step)
 
     def _save(self, reasons: Sequence[str], *, complete: bool = False, last: bool = False) -> None:
@@ -372,12 +375,9 @@ class Loop:
         self._to.lock.check()
         self._to.journal.write("times", step=self._now.step, **self._times.told())
 
-    def _append(self, records: Sequence[Record]) -> None:
-        self._records.append(records)
-        self._undecided.extend(records)
-
     def _diverged(self, what: str, advice: str) -> Diverged:
         """The error that ends a run which must not be saved any more; what was being saved before is waited for."""
+        self._records.settle()
         self._to.store.drain()
         return Diverged(f"{what} at step {self._now.step}; {self._newest()}: {advice}")
 

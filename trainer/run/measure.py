@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -123,19 +123,26 @@ def measure(loss: Loss, batch: Batch, batch_size: int, *, returned_by: str = "lo
         sizes.append((name, tensor.shape[1] if tensor.shape.rank == 2 else None))
         values[name] = tensor if tensor.shape.rank == 2 else tensor[:, None]
     weight64 = tf.constant(batch_size, tf.float64) if weights is None else tf.reduce_sum(tf.cast(weights, tf.float64))
-    sums = [_weighted_sum(value, weights) for value in values.values()]
+    sums = [_weighted_sums(list(values.values()), weights)]
     if loss.regularization is not None:
         regularization = tf.cast(_checked_scalar(loss.regularization, returned_by), tf.float64)
         sizes.append((REGULARIZATION, None))
         sums.append((regularization * weight64)[None])
-    nonfinite = [tf.cast(~tf.reduce_all(tf.math.is_finite(total)), tf.float64) for total in sums]
+    totals = tf.concat(sums, axis=0) if len(sums) > 1 else sums[0]
+    if any(size for _, size in sizes):
+        # Float64 has room for the sum of what is finite.
+        parts = tf.split(totals, [size or 1 for _, size in sizes])
+        witnesses = tf.stack([tf.reduce_sum(part) for part in parts])
+    else:
+        witnesses = totals
+    nonfinite = tf.cast(~tf.math.is_finite(witnesses), tf.float64)
     return Measured(
         weighted_loss=tf.reduce_sum(
             per_example if weights is None else tf.cast(weights, per_example.dtype) * per_example
         ),
         weight=tf.cast(weight64, per_example.dtype),
         regularization=loss.regularization,
-        totals=tf.concat([weight64[None], *sums, tf.stack(nonfinite)], axis=0),
+        totals=tf.concat([weight64[None], totals, nonfinite], axis=0),
         layout=Layout(tuple(sizes)),
     )
 
@@ -152,10 +159,10 @@ def recorded_metrics(means: Mapping[str, Any], summary: Mapping[str, Any]) -> di
     return {name: mean for name, mean in means.items() if not isinstance(mean, np.ndarray)} | dict(summary)
 
 
-def _weighted_sum(value: tf.Tensor, weights: tf.Tensor | None) -> tf.Tensor:
-    """Σ weight · value over the batch: float64 [k] from [batch, k]."""
-    value = tf.cast(value, tf.float64)
-    return tf.reduce_sum(value if weights is None else tf.cast(weights, tf.float64)[:, None] * value, axis=0)
+def _weighted_sums(values: Sequence[tf.Tensor], weights: tf.Tensor | None) -> tf.Tensor:
+    """Σ weight · value over the batch, of all at once: float64 [Σ k] from tensors [batch, k]."""
+    table = tf.concat([tf.cast(value, tf.float64) for value in values], axis=1)
+    return tf.reduce_sum(table if weights is None else tf.cast(weights, tf.float64)[:, None] * table, axis=0)
 
 
 def _checked(name: str, value: Any, batch_size: int, returned_by: str, *, columns: bool = False) -> tf.Tensor:

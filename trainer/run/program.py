@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from trainer.data import Source, fold_in, run_seed
+from trainer.data import Source, run_seed
 from trainer.errors import ConfigError
+from trainer.run.chunk import ENDED, NEVER, Chunk, most_closes
 from trainer.run.experiment import Experiment
-from trainer.run.feed import Counting, make_feed, next_timed, told_of
+from trainer.run.feed import Counting, make_feed, told_of
+from trainer.run.jit import CHUNK, NONE, STEP, refusal
 from trainer.run.measure import Layout
-from trainer.run.state import TRAIN_STREAM, TrainState
+from trainer.run.state import TrainState
 from trainer.run.step import TrainStep, Update
 from trainer.run.tracing import trace_on_batch
-
-MAX_CLOSES = 128
-"""Windows that can close in one chunk: the shape of its result, which a compiled program has to know."""
-_ENDED = -1
-"""The status of a chunk that came to the end of the data; a problem's number is positive, and 0 is none."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +41,10 @@ class Row:
 class Advance:
     """What a chunk did: the windows that closed, and where it stopped."""
 
-    rows: tuple[Row, ...]
+    closed: Sequence[np.ndarray]
+    """The vectors of the windows that closed."""
+    row: Callable[[np.ndarray], Row]
+    """Reads one of them."""
     open: Row
     """The window that is still open, and with it where the program stands."""
     problem: str | None = None
@@ -52,6 +53,11 @@ class Advance:
     """Whether the last step took the last batch of the data."""
     data_wait: float = 0.0
     """Seconds that its steps waited for batches; 0 where the program computes them itself."""
+
+    @functools.cached_property
+    def rows(self) -> tuple[Row, ...]:
+        """The windows that closed: for whoever has the time to read them."""
+        return tuple(self.row(vector) for vector in self.closed)
 
 
 class Program:
@@ -67,7 +73,7 @@ class Program:
       state: what it changes; the window and the position in a stream are added to it.
       source: where the examples come from.
       seed: the run's seed.
-      jit: whether XLA compiles the whole of it.
+      jit: how much of it XLA compiles: one of `jit.MODES`.
       update: how a step updates the weights; by default plainly.
       tick: seconds after which a call stops early where its batches have to be waited for; it takes one in any case.
     """
@@ -79,42 +85,66 @@ class Program:
         source: Source,
         *,
         seed: int,
-        jit: bool,
+        jit: str = NONE,
         update: Update | None = None,
         tick: float = math.inf,
     ) -> None:
         update = update or Update()
         self._state = state
         self._jit = jit
-        self._ran = False
+        self._seed = seed
         self._feed = make_feed(source)
         state.data_state = self._feed.state
-        self._times_data = self._feed.waits and not jit
-        self._tick = tick
-        step = TrainStep(experiment, state, source.batch_size, update, compiled=jit)
+        step = TrainStep(experiment, state, source.batch_size, update, compiled=jit != NONE)
         with _no_late_variables(state):
-            self._step = trace_on_batch(self._feed.specs, step, seeds=(update.accumulate, 2))
+            traced = trace_on_batch(self._feed.specs, step, seeds=(update.accumulate, 2))
         assert step.layout is not None
         self.layout: Layout = step.layout
         self.rate_names = step.rate_names
         self.unconnected = step.unconnected
         self._problems = step.problems
         self._width = self.layout.width + len(self.rate_names)
-        state.add_window(self._width)
+        self.max_closes = most_closes(self._width)
+        """How many windows can close in one call."""
+        if state.window is None:
+            state.add_window(self._width)
         # Of the open window; a small whole number, which the manifest keeps.
         self._skipped = tf.Variable(0, dtype=tf.int64, trainable=False, name="skipped")
-        # A stream of randomness of its own for (step, micro-batch, replica). Some dozens of small integer operations:
-        # compiled by themselves they cost 8 µs in a graph, one by one 35.
-        self._seeds_of = tf.function(
-            lambda step: seeds_of_step(seed, step, update.accumulate), autograph=False, jit_compile=True
+        chunk = Chunk(
+            state,
+            self._feed,
+            traced,
+            width=self.layout.width,
+            seed=seed,
+            accumulate=update.accumulate,
+            skipped=self._skipped,
+            jit=jit,
+            tick=tick,
         )
+        self._times_data, self._lower = chunk.times_data, chunk.lower
+        self._function = tf.function(chunk.run, autograph=False, jit_compile=(jit == CHUNK) or None)
         # Traced here and called as a concrete function: tf.function's look-up of the trace costs 150 µs a call.
-        self._function = tf.function(self._run_chunk, autograph=False, jit_compile=jit or None)
         self._chunk = self._function.get_concrete_function(
-            tf.TensorSpec([], tf.int64), tf.TensorSpec([MAX_CLOSES + 1], tf.int64), *self._feed.signature
+            tf.TensorSpec([], tf.int64), tf.TensorSpec([self.max_closes + 1], tf.int64), *self._feed.signature
         )
-        self._seed = seed
         self._arguments: tuple[Any, ...] | None = None
+        self._compiled = jit == NONE
+
+    def compile(self) -> None:
+        """Has XLA compile ahead of the first step what it is to compile; changes nothing.
+
+        Of `step` it is only asked whether it can: what is compiled for that is not kept for the first step.
+
+        Raises:
+          ConfigError: it cannot.
+        """
+        with self._refusing():
+            if self._jit == CHUNK:
+                # No step: there is nothing to do up to step 0.
+                arguments = self._feed.open(np.zeros(2, np.int32), 0, 0, lambda done, of: True)
+                self._chunk(tf.constant(0, tf.int64), tf.constant(self._closing([])), *arguments)
+            elif self._jit == STEP:
+                self._lower()
 
     def begin(
         self, seed: np.ndarray, *, origin: int = 0, skipped: int = 0, counting: Counting = lambda done, of: True
@@ -143,36 +173,27 @@ class Program:
         return self._feed.capture()
 
     def run(self, until: int, closes: list[int]) -> Advance:
-        """Trains up to step `until`, closing a window after each step in `closes` (at most `MAX_CLOSES` of them).
+        """Trains up to step `until`, closing a window after each step in `closes` (at most `max_closes` of them).
 
         It stops before where the data ends, where something is not finite, and where the data is slow.
         """
         if self._arguments is None:
             self.begin(run_seed(self._seed))
         assert self._arguments is not None
-        padded = np.full([MAX_CLOSES + 1], -1, np.int64)
-        padded[: len(closes)] = closes
-        try:
-            with told_of("the training data"):
-                # The one place where values leave the device.
-                matrix = self._chunk(tf.constant(until, tf.int64), tf.constant(padded), *self._arguments).numpy()
-        except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError) as error:
-            # XLA says "compile", "Compilation", "uncompilable"; anything else is an error of the step itself.
-            if self._jit and not self._ran and "ompil" in error.message:
-                raise ConfigError(
-                    f"jit=chunk does not compile here: {error.message.splitlines()[0]}; use --jit=none"
-                ) from error
-            raise
-        self._ran = True
-        rows = tuple(self._row(vector) for vector in matrix[: np.count_nonzero(matrix[:MAX_CLOSES, 0])])
-        last, status = self._row(matrix[MAX_CLOSES]), int(matrix[MAX_CLOSES, -1])
+        steps = self._closing(closes)
+        with told_of("the training data"), self._refusing():
+            # The one place where values leave the device.
+            matrix = self._chunk(tf.constant(until, tf.int64), tf.constant(steps), *self._arguments).numpy()
+        closed = matrix[-len(steps) :]
+        last, status = self._row(matrix[0]), int(matrix[0, -1])
         return Advance(
-            rows,
+            list(closed[closed[:, 0] == steps]),
+            self._row,
             last,
             self._problems[status - 1] if status > 0 else None,
-            ended=status == _ENDED,
+            ended=status == ENDED,
             # By a clock that may be set back.
-            data_wait=max(0.0, float(matrix[-1, 0])) if self._times_data else 0.0,
+            data_wait=max(0.0, float(matrix[1, 0])) if self._times_data else 0.0,
         )
 
     def peek(self) -> Row:
@@ -197,78 +218,23 @@ class Program:
         """How often the chunk was traced."""
         return int(self._function.experimental_get_tracing_count())
 
-    def _run_chunk(self, until: tf.Tensor, closes: tf.Tensor, *arguments: Any) -> tf.Tensor:
-        """The program: float64 [MAX_CLOSES + 1, 2 + width + 2], a row a closed window and last the open one.
+    def _closing(self, steps: Sequence[int]) -> np.ndarray:
+        """Closing steps as the program takes them."""
+        closes = np.full([self.max_closes + 1], NEVER, np.int64)
+        closes[: len(steps)] = steps
+        return closes
 
-        A row holds step, examples, the window's totals, the learning rates, the steps skipped, and why the program had
-        to stop, if it had. Where batches may have to be waited for, one more row begins with the seconds of that.
-        """
-        state = self._state
-        assert state.window is not None
-        zero = tf.zeros([], tf.int64)
-        start = (
-            state.step.read_value(),
-            state.examples.read_value(),
-            state.window.read_value(),
-            self._skipped.read_value(),
-            tf.zeros([MAX_CLOSES, 2 + self._width + 2], tf.float64),
-            zero,
-            # Seconds waited for batches, and how long ago the chunk began when the last one came.
-            *([tf.zeros([], tf.float64)] * 2 if self._times_data else []),
-            zero,
-        )
-        # XLA has no clock; nor is there anything to wait for where it compiles the chunk.
-        began = tf.timestamp() if self._times_data else None
-
-        def unfinished(step: tf.Tensor, *others: tf.Tensor) -> tf.Tensor:
-            goes_on = (step < until) & tf.equal(others[-1], 0)
-            return goes_on & (others[-2] < self._tick) if self._times_data else goes_on
-
-        def one_step(
-            step: tf.Tensor,
-            examples: tf.Tensor,
-            window: tf.Tensor,
-            skipped: tf.Tensor,
-            rows: tf.Tensor,
-            closed: tf.Tensor,
-            *others: tf.Tensor,
-        ) -> tuple[tf.Tensor, ...]:
-            *clocks, _ = others
-            if self._times_data:
-                (batch, is_last), seconds, came = next_timed(self._feed, arguments, examples)
-                clocks = [clocks[0] + seconds, came - began]
-            else:
-                batch, is_last = self._feed.next(arguments, examples)
-            told = self._step(batch.values, batch.weights, self._seeds_of(step))
-            step, examples = step + 1, examples + batch.examples
-            state.step.assign(step)
-            measured, problem = told[:-1], tf.cast(told[-1], tf.int64)
-            skipped += tf.cast(problem < 0, tf.int64)
-            status = tf.where(problem > 0, problem, tf.where(is_last, tf.constant(_ENDED, tf.int64), zero))
-            split = self.layout.width
-            window = tf.concat([window[:split] + measured[:split], measured[split:]], axis=0)
-            closes_here = closes[closed] == step
-            rows = tf.cond(
-                closes_here,
-                lambda: tf.tensor_scatter_nd_update(
-                    rows, closed[None, None], _vector(step, examples, window, skipped, status)[None]
-                ),
-                lambda: rows,
-            )
-            window = tf.where(closes_here, tf.zeros_like(window), window)
-            skipped = tf.where(closes_here, zero, skipped)
-            return step, examples, window, skipped, rows, closed + tf.cast(closes_here, tf.int64), *clocks, status
-
-        # One iteration at a time: an update must see the one before it.
-        end = tf.while_loop(unfinished, one_step, start, parallel_iterations=1)
-        step, examples, window, skipped, rows, _, *clocks, status = end
-        state.examples.assign(examples)
-        state.window.assign(window)
-        self._skipped.assign(skipped)
-        last = _vector(step, examples, window, skipped, status)[None]
-        return tf.concat(
-            [rows, last, *(tf.pad(seconds[None, None], [[0, 0], [0, self._width + 3]]) for seconds in clocks[:1])], 0
-        )
+    @contextlib.contextmanager
+    def _refusing(self) -> Iterator[None]:
+        """Refuses what does not compile, up to the first time that it did."""
+        try:
+            yield
+        except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError, ValueError) as error:
+            # XLA says "compile", "Compilation", "uncompilable"; anything else is an error of the step itself.
+            if not self._compiled and "ompil" in str(error):
+                raise ConfigError(refusal(self._jit, str(error))) from error
+            raise
+        self._compiled = True
 
     def _row(self, vector: np.ndarray) -> Row:
         totals = vector[2 : 2 + self.layout.width]
@@ -280,17 +246,6 @@ class Program:
             learning_rates={name: np.float32(rate) for name, rate in zip(self.rate_names, rates, strict=True)},
             skipped=int(vector[2 + self._width]),
         )
-
-
-def seeds_of_step(seed: int, step: tf.Tensor, accumulate: int) -> tf.Tensor:
-    """The stateless seeds of a step's micro-batches, int32 [accumulate, 2].
-
-    Args:
-      seed: the run's.
-      step: int64 scalar, the steps before this one.
-      accumulate: how many micro-batches there are.
-    """
-    return tf.stack([fold_in(run_seed(seed), TRAIN_STREAM, step, micro, 0) for micro in range(accumulate)])
 
 
 @contextlib.contextmanager
@@ -306,8 +261,3 @@ def _no_late_variables(state: TrainState) -> Iterator[None]:
                 f"the step created variables of the model ({len(late)}: {', '.join(late[:3])}); create all of them in "
                 "model(), such as by building its layers there"
             ) from None
-
-
-def _vector(step: tf.Tensor, examples: tf.Tensor, window: tf.Tensor, *counts: tf.Tensor) -> tf.Tensor:
-    head, tail = tf.cast(tf.stack([step, examples]), tf.float64), tf.cast(tf.stack(counts), tf.float64)
-    return tf.concat([head, window, tail], axis=0)

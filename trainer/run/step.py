@@ -11,17 +11,16 @@ import tensorflow as tf
 from trainer.checkpoint.objects import variable_names
 from trainer.data import Batch
 from trainer.errors import ConfigError
-from trainer.optim.gradients import dense
 from trainer.run.config import CONTINUE, SKIP, STOP
 from trainer.run.experiment import Experiment
-from trainer.run.gradients import Gradients, accumulated, clipped, whole
+from trainer.run.gradients import Gradients, accumulated, clipped, each_once, whole
 from trainer.run.guests import tensor_variable
 from trainer.run.health import Health
 from trainer.run.measure import Layout, Measured, measure
 from trainer.run.state import TrainState
 from trainer.run.tracing import converted
 
-SKIPPED = -1.0
+SKIPPED = -1
 """What a step reports that made no update and lets the run go on."""
 
 
@@ -89,7 +88,9 @@ class TrainStep:
         self._may_skip = update.on_nonfinite == SKIP or state.loss_scale is not None
         self._check()
 
-    def __call__(self, values: dict[str, tf.Tensor], weights: tf.Tensor | None, seeds: tf.Tensor) -> tf.Tensor:
+    def __call__(
+        self, values: dict[str, tf.Tensor], weights: tf.Tensor | None, seeds: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Makes one update.
 
         Args:
@@ -98,8 +99,8 @@ class TrainStep:
           seeds: a stateless seed for each micro-batch, int32 [accumulate, 2].
 
         Returns:
-          float64 [layout.width + len(rate_names) + 1]: the totals of this step, the learning rates of the update, and
-          the number of the problem that forbids to go on, 0 for none, or `SKIPPED`.
+          The totals of this step, float64 [layout.width]; the learning rates of the update, float64
+          [len(rate_names)]; and the number of the problem that forbids to go on, int64: 0 for none, or `SKIPPED`.
         """
         batch = Batch(values, weights, examples=None)
         rates = self._learning_rates()
@@ -107,7 +108,7 @@ class TrainStep:
             totals, problem = self._update(batch, seeds)
         else:
             totals, problem = self._own_update(self._custom, batch, seeds[0])
-        return tf.concat([totals, *rates, tf.cast(problem, tf.float64)[None]], axis=0)
+        return totals, rates, problem
 
     def _update(self, batch: Batch, seeds: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         state, how = self._state, self._how
@@ -131,11 +132,7 @@ class TrainStep:
         self._note(found.layout, variables, found.gradients)
         if how.clip_norm:
             # Slices of the same row are one gradient: the norm is that of their sum.
-            summed = [
-                None if gradient is None else dense(gradient, tensor_variable(variable))
-                for gradient, variable in zip(found.gradients, variables, strict=True)
-            ]
-            found = found._replace(gradients=summed)
+            found = found._replace(gradients=each_once(found.gradients, variables))
         # The learning rates are the same on every replica; only what was measured is summed.
         totals = self._reduce(found.totals)
         counted, problem = self._apply_where_healthy(found, variables, totals, before)
@@ -189,7 +186,7 @@ class TrainStep:
         first = found.layout.first_nonfinite
         # What was skipped is counted, and weighs nothing in the means.
         counted = tf.concat([tf.where(skipped, tf.zeros_like(totals[:first]), totals[:first]), totals[first:]], axis=0)
-        problem = tf.where(skipped, tf.cast(SKIPPED, tf.int64), problem)
+        problem = tf.where(skipped, tf.constant(SKIPPED, tf.int64), problem)
         return counted, problem if how.on_nonfinite != CONTINUE else tf.minimum(problem, 0)
 
     def _own_update(self, custom: Callable[..., Any], batch: Batch, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -228,13 +225,14 @@ class TrainStep:
         return measured
 
     @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]  # TensorFlow ships no types.
-    def _learning_rates(self) -> list[tf.Tensor]:
+    def _learning_rates(self) -> tf.Tensor:
         rates = {
             name: getattr(optimizer, "learning_rate", None) for name, optimizer in self._state.optimizers().items()
         }
         known = {name: rate for name, rate in rates.items() if rate is not None and not callable(rate)}
         self.rate_names = tuple(known)
-        return [tf.cast(tf.convert_to_tensor(rate), tf.float64)[None] for rate in known.values()]
+        rates64 = [tf.cast(tf.convert_to_tensor(rate), tf.float64) for rate in known.values()]
+        return tf.stack(rates64) if rates64 else tf.zeros([0], tf.float64)
 
     @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]  # TensorFlow ships no types.
     def _note(self, layout: Layout, variables: Sequence[Any], gradients: Sequence[Any]) -> None:

@@ -143,8 +143,8 @@ class Trainer:
         info = dataclasses.replace(parts.info, init_from=source, fixed=fixed_flags(self.config))
         parts = dataclasses.replace(parts, info=info)
         if source is None or self.directory.committed_steps():
-            return parts, []
-        return parts, load_weights(parts.state, source, strict=self.config.init_from_strict)
+            return parts, [*parts.notes]
+        return parts, [*parts.notes, *load_weights(parts.state, source, strict=self.config.init_from_strict)]
 
     def _train(
         self, parts: Assembly, info: RunInfo, plan: list[str], view: ProgressView, host: Host, lock: Lock

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from trainer.ledger.record import Record
 from trainer.run.assembly import Assembly
-from trainer.run.program import Row
+from trainer.run.program import Advance, Row
 from trainer.run.records import open_window, train_record
 
 
@@ -24,6 +26,10 @@ class Windows:
     def follow(self, row: Row) -> None:
         """The open window is `row` now."""
         self._open = row
+
+    def records(self, advance: Advance, closed_by: Mapping[int, str | None]) -> list[Record]:
+        """The records of the windows that closed in a chunk; `closed_by` says for each last step what did it."""
+        return [self.record(row, closed_by[row.step]) for row in advance.rows]
 
     def record(self, row: Row, closed_by: str | None) -> Record:
         """The record of the window that ends with `row`; the next one begins there."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Iterable, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 
 from trainer.errors import ConfigError
 from trainer.timeline.cadence import Grid, Progress, cadence_of, countable, position_on, resolve
@@ -176,17 +177,15 @@ class Schedule:
         """The steps from `progress` to the next boundary, cut after `max_steps` or `max_closes` closed windows."""
         boundary = self.next_boundary(progress, pending=pending)
         until = progress.step + max_steps if boundary is None else min(boundary, progress.step + max_steps)
-        closes: list[tuple[int, str | None]] = []
-        at = progress
-        while len(closes) < max_closes:
-            step = self._next_close(at)
-            if step is None or step > until:
-                break
-            now = self.progress(at, step)
-            closes.append((step, self._closed_by(at, now)))
-            at = now
+        closes: list[tuple[int, str | None]] = [
+            (step, None) for step in itertools.islice(self._log_steps(progress, until), max_closes)
+        ]
         if len(closes) == max_closes:
             until = closes[-1][0]
+        elif until == boundary and not (closes and closes[-1][0] == until):
+            # Whatever else closes a window is a boundary too.
+            closed_by = self._closed_by(progress, until)
+            closes += [(until, closed_by)] if closed_by else []
         return Chunk(until, tuple(closes), boundary == until)
 
     def next_boundary(self, progress: Progress, *, pending: frozenset[str] = frozenset()) -> int | None:
@@ -260,11 +259,24 @@ class Schedule:
             pending=frozenset(),
         )
 
-    def _closed_by(self, before: Progress, now: Progress) -> str | None:
-        """What closes the window that ends at `now`; None for the log cadence."""
-        if self._is_log_step(before, now):
-            return None
-        return "end" if self.finished(now) else "save"
+    def _log_steps(self, progress: Progress, until: int) -> Iterator[int]:
+        """The steps after `progress`, up to `until`, at which the log cadence closes a window."""
+        if all(grid.axis == STEP for grid in self._log):
+            # As below, without a progress for each: a run that logs every step asks for thousands in a second.
+            step = progress.step
+            while self._log and (step := min([grid.following(step) for grid in self._log])) <= until:
+                yield step
+            return
+        while (found := self._first(self._log, progress)) is not None and found <= until:
+            yield found
+            progress = self.progress(progress, found)
+
+    def _closed_by(self, progress: Progress, boundary: int) -> str | None:
+        """What closes a window at the boundary after `progress`, where the log cadence does not; None for nothing."""
+        flushes = self.reconcile == FLUSH
+        if (self._log or flushes) and self.last_step(progress) == boundary:
+            return "end"
+        return "save" if flushes and self._first(self._save, progress) == boundary else None
 
     def grids(self, flag: str) -> tuple[Grid, ...]:
         """The grids on which the durations of a cadence lie, in their order."""
@@ -285,14 +297,6 @@ class Schedule:
         if now.step == before.step:
             return False
         return _crossed(steps, self.progress(before, now.step - 1), now) or _crossed(clock, before, now)
-
-    def _next_close(self, progress: Progress) -> int | None:
-        steps = [self._first(self._log, progress)]
-        if self.reconcile == FLUSH:
-            steps.append(self._first(self._save, progress))
-        if self._log or self.reconcile == FLUSH:
-            steps.append(self.last_step(progress))
-        return min((step for step in steps if step is not None and step > progress.step), default=None)
 
     def _first(self, grids: Sequence[Grid], progress: Progress) -> int | None:
         steps = [self._step_at(grid, progress) for grid in grids if grid.axis != SECOND]

@@ -1,0 +1,51 @@
+"""What one update by Adam takes, over few and over many variables."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from bench.parts import SHAPES
+
+
+def measure(*, whose: str, shape: str, seconds: float) -> dict[str, Any]:
+    """Milliseconds an update, as `ms_per_apply`.
+
+    Args:
+      whose: "ours" or "Keras", and with " compiled" the same under XLA.
+      shape: a key of `SHAPES`.
+      seconds: how long to go on.
+    """
+    count, numbers = SHAPES[shape]
+    owner, _, compiled = whose.partition(" ")
+    random = np.random.default_rng(1)
+    variables = [tf.Variable(tf.zeros([numbers])) for _ in range(count)]
+    gradients = [tf.constant(random.normal(size=[numbers]).astype(np.float32)) for _ in range(count)]
+    optimizer = _optimizer(owner)
+    optimizer.build(variables)
+
+    @tf.function(jit_compile=bool(compiled) or None)
+    def update() -> None:
+        optimizer.apply(gradients, variables)
+
+    for _ in range(3):
+        update()
+    done = 0
+    started = time.perf_counter()
+    while (taken := time.perf_counter() - started) < seconds:
+        update()
+        done += 1
+    return {"ms_per_apply": taken / done * 1000, "updates": done, "seconds": taken}
+
+
+def _optimizer(owner: str) -> Any:
+    if owner == "Keras":
+        import keras
+
+        return keras.optimizers.Adam(1e-3)
+    import trainer
+
+    return trainer.optim.Adam(1e-3)

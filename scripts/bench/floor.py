@@ -1,0 +1,79 @@
+"""The floor: the trainer's compiled step in a bare loop, with nothing else.
+
+The same data in the same order, the same loss, gradient and optimizer, and a step that is counted; the loss and the
+metric are added up, or a compiler would drop them. No windows, no record, no look at what is finite.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from bench.contender import WARM_STEPS, Contender, Run, Setting
+from bench.ours import make_source
+from bench.workload import Model
+from trainer.data import run_seed
+
+_SEED = 17
+CHUNK, STEP = "chunk", "step"
+
+
+class Floor(Contender):
+    """A `while` loop in one function.
+
+    Args:
+      setting: what and how.
+      source: `arrays` or `tf.data`.
+      jit: what is compiled: the `chunk` of all steps, each `step`, or `none`.
+    """
+
+    def __init__(self, setting: Setting, *, source: str = "arrays", jit: str = CHUNK) -> None:
+        self.details = {}
+        what = setting.workload
+        self._what, self._model, self._optimizer = what, Model(what), what.optimizer()
+        self._variables = list(self._model.trainable_variables)
+        self._step = tf.Variable(0, dtype=tf.int64, trainable=False)
+        self._optimizer.build(self._variables, self._step)
+        data = make_source(what.name, source, shuffle=setting.shuffle)
+        seed = run_seed(_SEED)
+        self._update: Callable[..., Any] = self._plain_update
+        if jit == STEP:
+            self._update = tf.function(self._plain_update, autograph=False, jit_compile=True)
+        if source == "arrays":
+            self._next: Callable[[tf.Tensor], Any] = lambda step: data.train_batch(seed, step * what.batch_size)
+        else:
+            iterator = iter(data.train_batches(np.asarray(seed)))
+            self._next = lambda step: iterator.get_next()[0]
+        self._loop = tf.function(self._while, autograph=False, jit_compile=jit == CHUNK)
+
+    def warm_up(self) -> None:
+        self.run(WARM_STEPS)
+
+    def run(self, steps: int) -> Run:
+        until = tf.constant(int(self._step.numpy()) + steps, tf.int64)
+        started = time.perf_counter()
+        loss = float(self._loop(until).numpy()[0]) / steps
+        return Run(steps, time.perf_counter() - started, loss, None)
+
+    def _while(self, until: tf.Tensor) -> tf.Tensor:
+        def body(step: tf.Tensor, sums: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            batch = self._next(step)
+            told = self._update(batch.values["x"], batch.values["y"])
+            self._step.assign(step + 1)
+            return step + 1, sums + told
+
+        start = (self._step.read_value(), tf.zeros([2]))
+        # One iteration at a time: an update must see the one before it.
+        return tf.while_loop(lambda step, sums: step < until, body, start, parallel_iterations=1)[1]
+
+    def _plain_update(self, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+        with tf.GradientTape() as tape:
+            losses, metrics = self._what.measure(self._model(x), y)
+            loss = tf.reduce_mean(losses)
+        gradients = tape.gradient(loss, self._variables)
+        self._optimizer.apply(gradients, self._variables)
+        return tf.stack([loss, tf.reduce_mean(metrics)])

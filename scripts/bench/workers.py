@@ -1,0 +1,91 @@
+"""The server of jobs, as the benchmark sees it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from bench.jobs import Job
+
+ROOT = Path(__file__).parents[2]
+
+
+class Failed(Exception):
+    """A job that came to nothing.
+
+    Attributes:
+      details: what it said.
+    """
+
+    def __init__(self, reason: str, details: str = "") -> None:
+        super().__init__(reason)
+        self.details = details
+
+
+class Workers:
+    """Performs jobs one after another, each in a process of its own.
+
+    Args:
+      python: which Python they are made with.
+    """
+
+    def __init__(self, python: str = sys.executable) -> None:
+        cores = str(os.cpu_count())
+        # A job that is ended leaves nothing behind.
+        self._place = tempfile.TemporaryDirectory(prefix="bench-")
+        # The same for everyone.
+        same = {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_NUM_INTRAOP_THREADS": cores, "TF_NUM_INTEROP_THREADS": cores}
+        path = os.pathsep.join([str(ROOT / "scripts"), str(ROOT)])
+        self._process = subprocess.Popen(
+            [python, "-m", "bench.server"],
+            env={**os.environ, **same, "TMPDIR": self._place.name, "PYTHONPATH": path, "PYTHONWARNINGS": "ignore"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            # Whoever ends it ends the job with it.
+            start_new_session=True,
+        )
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.communicate()
+        self._place.cleanup()
+
+    def ready(self) -> dict[str, Any]:
+        """Waits until TensorFlow is imported; returns which and how long that took. Once, before the first job.
+
+        Raises:
+          Failed: it cannot be.
+        """
+        return self._heard()
+
+    def perform(self, job: Job) -> dict[str, Any]:
+        """What the job measured.
+
+        Raises:
+          Failed: it came to nothing.
+        """
+        assert self._process.stdin is not None
+        print(json.dumps(dataclasses.asdict(job)), file=self._process.stdin, flush=True)
+        answer = self._heard()
+        if "error" in answer:
+            raise Failed(answer["error"], answer["details"])
+        return dict(answer["sample"])
+
+    def _heard(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise Failed(f"the process that starts the jobs ended with exit code {self._process.wait()}")
+        return dict(json.loads(line))

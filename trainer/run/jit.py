@@ -1,0 +1,57 @@
+"""How much of a run XLA compiles: the modes of `--jit`, the rule of `auto`, and what does not compile."""
+
+from __future__ import annotations
+
+import re
+
+from trainer.data import Source
+from trainer.data.sources import GraphSource
+from trainer.errors import ConfigError
+from trainer.run import guests
+from trainer.run.state import TrainState
+
+NONE, STEP, CHUNK = "none", "step", "chunk"
+MODES = (NONE, STEP, CHUNK)
+"""Nothing; each step, from the arrival of its batch on; the whole chunk, with the order and the batches of the data."""
+AUTO = "auto"
+SMALL = 2_000_000
+"""`auto` compiles models of fewer parameters: beyond, XLA's own kernels can be slower than TensorFlow's."""
+
+_NO_KERNEL = re.compile(r"No registered '(?P<op>\w+)' OpKernel for XLA")
+_MADE = re.compile(r"The op is created at: *\n(?P<trace>(?:File .*\n)+)")
+_LINE = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<function>.+)')
+
+
+def choose(asked: str, state: TrainState, source: Source, *, known: str | None) -> str:
+    """The mode of a run. The rule of `auto` is fixed and never measures: the choice changes the bits.
+
+    Args:
+      asked: one of `MODES`, or `auto`.
+      state: with the model, whose size matters, and whether it has Keras layers.
+      source: the training data.
+      known: the mode of the run that the directory holds, which stands; None where there is none yet.
+
+    Raises:
+      ConfigError: the data cannot be read in a compiled chunk.
+    """
+    in_memory = isinstance(source, GraphSource)
+    if asked == CHUNK and not in_memory:
+        raise ConfigError(
+            "jit=chunk compiles no reading of data; use jit=step, which compiles what follows, or trainer.data.arrays"
+        )
+    if asked != AUTO:
+        return asked
+    if known is not None and (in_memory or known != CHUNK):
+        return known
+    small = state.parameters() < SMALL
+    return CHUNK if in_memory and small and not guests.has_guests(state.model) else NONE
+
+
+def refusal(mode: str, message: str) -> str:
+    """One line for what XLA said when it could not compile a program: the operation, and where it was made."""
+    found = _NO_KERNEL.search(message)
+    what = f"XLA has no {found['op']}" if found else message.splitlines()[0][:300]
+    made = _MADE.search(message)
+    lines = _LINE.findall(made["trace"]) if made else []
+    where = " (made in {}, line {}, in {})".format(*lines[-1]) if lines else ""
+    return f"jit={mode} does not compile here: {what}{where}; use --jit=none"
