@@ -13,6 +13,7 @@ from trainer.run.state import TRAIN_STREAM, TrainState
 
 NEVER = 2**62
 """Of closing steps, the one that is not reached."""
+_ROWS_BYTES = 1 << 15
 ENDED = -1
 """The status of a chunk that came to the end of the data; a problem's number is positive, and 0 is none."""
 
@@ -207,9 +208,9 @@ class Chunk:
 def most_closes(width: int) -> int:
     """How many windows of `width` numbers may close in one chunk, which has to know the shape of its result.
 
-    So many that a call is worth its while where every step closes one, and that they take half a megabyte at most.
+    As many as fit into 32 KiB: measured on a CPU, every step of a compiled chunk costs a tenth more from there on.
     """
-    return max(16, min(1024, 2**16 // width))
+    return max(16, _ROWS_BYTES // (8 * (width + 4)) - 4)
 
 
 def seeds_of_step(seed: int, step: tf.Tensor, accumulate: int) -> tf.Tensor:
