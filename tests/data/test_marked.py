@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from trainer.data import Batch
-from trainer.data.marked import endless, with_last
+from trainer.data.marked import with_last
 from trainer.data.streams import iterator_state, put_back
 
 pytestmark = pytest.mark.slow  # Each makes pipelines.
@@ -77,9 +75,3 @@ def test_an_iterator_goes_on_where_another_stood_with_what_it_holds_back(taken: 
         next(there)
     put_back(here, iterator_state(there))
     assert rest(here) == rest(there)
-
-
-def test_batches_without_an_end_never_say_that_they_are_the_last() -> None:
-    found = list(itertools.islice(endless(batches(2).repeat()), 5))
-    assert [bool(last) for _, last in found] == [False] * 5
-    assert [int(batch.values["x"][0]) for batch, _ in found] == [1, 2, 1, 2, 1]

@@ -351,3 +351,15 @@ def test_a_stream_that_python_generates_can_be_a_split_that_is_known_again() -> 
         return tf.data.Dataset.from_generator(lambda: ({"x": n} for n in range(4)), output_signature=spec)
 
     assert stream(make, batch_size=2).fingerprint == stream(make, batch_size=2).fingerprint
+
+
+def test_where_there_is_no_last_batch_the_values_alone_are_the_batches() -> None:
+    source = stream(numbers, batch_size=4)
+    assert source.endless
+    marked = itertools.islice(source.train_batches(SEED, skip=3), 6)
+    for (batch, last), values in zip(marked, source.full_batches(SEED, skip=3), strict=False):
+        assert (bool(last), batch.weights, int(batch.examples)) == (False, None, 4)
+        assert {name: value.numpy().tolist() for name, value in batch.values.items()} == {
+            name: value.numpy().tolist() for name, value in values.items()
+        }
+    assert not source.resumed_by("iterator", on_end=STOP).endless

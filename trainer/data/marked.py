@@ -9,11 +9,6 @@ import tensorflow as tf
 from trainer.data.sources import Batch
 
 
-def endless(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    """The batches of a dataset without an end, each with False: it is not the last."""
-    return dataset.map(lambda batch: (batch, False))
-
-
 def with_last(dataset: tf.data.Dataset) -> tf.data.Dataset:
     """The batches of `dataset`, each with a bool scalar that says whether no other follows.
 

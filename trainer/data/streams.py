@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.data.mapping import MAP_STREAM, Map
-from trainer.data.marked import endless, with_last
+from trainer.data.marked import with_last
 from trainer.data.pipeline_fingerprint import pipeline_fingerprint
 from trainer.data.seeds import fold_in
 from trainer.data.sources import ITERATOR, REPEAT, REPLAY, Batch, HostSource
@@ -105,8 +105,7 @@ class StreamSource(HostSource):
             # A saved position fits only a pipeline like the one that it was saved of.
             told += [shapes, self.batch_size]
             if self._known_as is None:
-                data = self._batched(self._mapped(self._made(_NO_SEED), _NO_SEED), padded=False)
-                return pipeline_fingerprint(data)
+                return pipeline_fingerprint(self._full(self._mapped(self._made(_NO_SEED), _NO_SEED)))
         return hashlib.sha256(repr(told).encode()).hexdigest()[:16]
 
     def map(self, function: Map) -> StreamSource:
@@ -129,17 +128,26 @@ class StreamSource(HostSource):
           seed: int32 [2], from which all randomness of the pipeline follows.
           skip: elements to leave out at the beginning.
         """
-        dataset = self._made(seed)
-        if self._on_end == REPEAT:
-            dataset = dataset.repeat()
-        dataset = self._mapped(dataset, seed)
-        if skip:
-            dataset = dataset.skip(skip)
-        if self._on_end == REPEAT or not self.finite:
-            marked = endless(self._batched(dataset, padded=False))
-        else:
-            marked = with_last(self._batched(dataset, padded=self.batches_here))
-        return marked.prefetch(_PREFETCH)
+        if self.endless:
+            return self.full_batches(seed, skip=skip).map(lambda values: (self.full_batch(values), False))
+        batches = self._batched(self._elements(seed, skip), padded=self.batches_here)
+        return with_last(batches).prefetch(_PREFETCH)
+
+    @property
+    def endless(self) -> bool:
+        """Whether training on it has no last batch, so that all of them are full."""
+        return self._on_end == REPEAT or not self.finite
+
+    def full_batches(self, seed: np.ndarray, *, skip: int = 0) -> tf.data.Dataset:
+        """As `train_batches` where that is endless: the values alone, which say all that there is to say.
+
+        A map that only packs them up would cost as much for each batch as a step of a small model.
+        """
+        return self._full(self._elements(seed, skip)).prefetch(_PREFETCH)
+
+    def full_batch(self, values: dict[str, tf.Tensor]) -> Batch:
+        """The batch of such values."""
+        return Batch(values, None, tf.constant(self.batch_size, tf.int64))
 
     def eval_batches(self) -> tf.data.Dataset:
         if not self.finite:
@@ -175,13 +183,21 @@ class StreamSource(HostSource):
             )
         return dataset
 
+    def _elements(self, seed: np.ndarray, skip: int) -> tf.data.Dataset:
+        """What training takes its batches of: the elements of all passes, or of the only one."""
+        dataset = self._made(seed)
+        if self._on_end == REPEAT:
+            dataset = dataset.repeat()
+        dataset = self._mapped(dataset, seed)
+        return dataset.skip(skip) if skip else dataset
+
+    def _full(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
+        return dataset.batch(self.batch_size, drop_remainder=True) if self.batches_here else dataset
+
     def _batched(self, dataset: tf.data.Dataset, *, padded: bool) -> tf.data.Dataset:
         rows = self.batch_size
-        if not self.batches_here:
-            return dataset.map(lambda values: Batch(values, None, tf.constant(rows, tf.int64)))
         if not padded:
-            full = dataset.batch(rows, drop_remainder=True)
-            return full.map(lambda values: Batch(values, None, tf.constant(rows, tf.int64)))
+            return self._full(dataset).map(self.full_batch)
         return dataset.batch(rows).map(lambda values: _padded(values, rows))
 
 

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
 
 from trainer.errors import ConfigError
+from trainer.optim.kernels import is_without_xla
 from trainer.optim.optimizer import ROWS, Optimizer, zeros_like
 from trainer.optim.rows import Rows, read_rows, write_rows
 from trainer.optim.schedules import Schedule
+
+_ONE_THREAD = range(129, 2**15 + 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Scratch:
+    """Variables that no checkpoint holds: `tf.train.Checkpoint` does not look into a plain object."""
+
+    variables: dict[int, tf.Variable] = dataclasses.field(default_factory=dict)
 
 
 class Adam(Optimizer):
@@ -68,6 +79,7 @@ class Adam(Optimizer):
         if not epsilon > 0.0:
             raise ConfigError(f"{type(self).__name__}: epsilon is {epsilon!r}; give a positive number")
         self._beta1, self._beta2, self._epsilon = beta1, beta2, epsilon
+        self._scratch = _Scratch()
 
     def _create_slots(self, variables: Sequence[tf.Variable]) -> None:
         for variable in variables:
@@ -90,13 +102,27 @@ class Adam(Optimizer):
         }
 
     def _update(self, position: int, variable: tf.Variable, gradient: tf.Tensor, scalars: dict[str, Any]) -> None:
-        tf.raw_ops.ResourceApplyAdam(
-            var=variable.handle,
-            m=self.first_moment[position].handle,
-            v=self.second_moment[position].handle,
-            grad=gradient,
+        inputs = {
+            "var": variable.handle,
+            "m": self.first_moment[position].handle,
+            "v": self.second_moment[position].handle,
+            "grad": gradient,
             **scalars,
-        )
+        }
+        if not (_suits_one_thread(variable) and is_without_xla()):
+            tf.raw_ops.ResourceApplyAdam(**inputs)
+            return
+        # The kernel of AMSGrad computes the same bits, as the largest v so far is this one when it begins at 0.
+        largest = self._largest(position, variable)
+        tf.raw_ops.AssignVariableOp(resource=largest.handle, value=tf.zeros(variable.shape, largest.dtype))
+        tf.raw_ops.ResourceApplyAdamWithAmsgrad(vhat=largest.handle, **inputs)
+
+    def _largest(self, position: int, variable: tf.Variable) -> tf.Variable:
+        """Room for the largest v of a variable in one update; it means nothing outside of it."""
+        if position not in self._scratch.variables:
+            with tf.init_scope():
+                [self._scratch.variables[position]] = zeros_like([variable], "scratch")
+        return self._scratch.variables[position]
 
     def _updated_rows(
         self, position: int, variable: tf.Variable, weights: tf.Tensor, rows: Rows, scalars: dict[str, Any]
@@ -125,6 +151,16 @@ class Adam(Optimizer):
                 f"{kind}: epsilon {self._epsilon!r} is 0 in {dtype.name}, the type of {variable.name!r}; "
                 "give a larger one or keep the variable in float32"
             )
+
+
+def _suits_one_thread(variable: tf.Variable) -> bool:
+    """Whether Adam's own kernel would spread over threads what is done sooner by one.
+
+    It does so from 129 values on, because it takes the whole cost for that of one value; measured on two cores, 1,000
+    values take 20 µs instead of 4, and from 33,000 on the threads pay.
+    """
+    size, dtype = variable.shape.num_elements(), tf.as_dtype(variable.dtype)
+    return size in _ONE_THREAD and dtype in (tf.float32, tf.float64) and "CPU" in variable.handle.device
 
 
 def _rounded(value: float, dtype: tf.DType) -> float:

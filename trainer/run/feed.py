@@ -120,9 +120,10 @@ class StreamFeed(HostFeed):
     def __init__(self, source: StreamSource) -> None:
         self._source = source
         self._iterator: tf.data.Iterator | None = None
-        dataset = source.train_batches(np.zeros(2, np.int32))
+        self._batches = source.full_batches if source.endless else source.train_batches
+        dataset = self._batches(np.zeros(2, np.int32))
         self.signature = (tf.data.IteratorSpec(dataset.element_spec),)
-        self.specs = batch_specs(dataset.element_spec[0])
+        self.specs = (dict(dataset.element_spec), None) if source.endless else batch_specs(dataset.element_spec[0])
         if source.mode != RESTART:
             check_order(dataset)
         if source.mode == ITERATOR:
@@ -135,7 +136,7 @@ class StreamFeed(HostFeed):
         replayed = consumed if source.mode == REPLAY else 0
         # What is no whole number of batches is a matter of elements: the batch size was another then.
         batches, rest = divmod(replayed, source.batch_size)
-        self._iterator = iter(source.train_batches(seed, skip=rest))
+        self._iterator = iter(self._batches(seed, skip=rest))
         if self.state is not None and consumed:
             try:
                 put_back(self._iterator, self.state.read_value())
@@ -152,8 +153,8 @@ class StreamFeed(HostFeed):
             )
         read = rest
         for done in range(batches):
-            batch = next(self._iterator, (None, None))[0]
-            read += 0 if batch is None else int(batch.examples)
+            element = next(self._iterator, None)
+            read += 0 if element is None else int(self._batch_of(element)[0].examples)
             # A short batch is the last one: what was consumed after it is not there any more.
             if read < rest + (done + 1) * source.batch_size:
                 raise Unusable(
@@ -165,7 +166,13 @@ class StreamFeed(HostFeed):
         return (self._iterator,)
 
     def next(self, arguments: tuple[Any, ...], examples: tf.Tensor) -> tuple[Batch, tf.Tensor]:
-        return next_of(arguments)
+        return self._batch_of(arguments[0].get_next())
+
+    def _batch_of(self, element: Any) -> tuple[Batch, tf.Tensor]:
+        if self._source.endless:
+            return self._source.full_batch(element), tf.zeros([], tf.bool)
+        batch, last = element
+        return batch, last
 
     def close(self) -> None:
         self._iterator = None

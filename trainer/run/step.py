@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,6 +12,7 @@ import tensorflow as tf
 from trainer.checkpoint.objects import variable_names
 from trainer.data import Batch
 from trainer.errors import ConfigError
+from trainer.optim.kernels import without_xla
 from trainer.run.config import CONTINUE, SKIP, STOP
 from trainer.run.experiment import Experiment
 from trainer.run.gradients import Gradients, accumulated, clipped, each_once, whole
@@ -104,10 +106,11 @@ class TrainStep:
         """
         batch = Batch(values, weights, examples=None)
         rates = self._learning_rates()
-        if self._custom is None:
-            totals, problem = self._update(batch, seeds)
-        else:
-            totals, problem = self._own_update(self._custom, batch, seeds[0])
+        with contextlib.nullcontext() if self._compiled else without_xla():
+            if self._custom is None:
+                totals, problem = self._update(batch, seeds)
+            else:
+                totals, problem = self._own_update(self._custom, batch, seeds[0])
         return totals, rates, problem
 
     def _update(self, batch: Batch, seeds: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -1,0 +1,34 @@
+"""Which kernels an update may use: TensorFlow has some for graphs that XLA lacks."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+from collections.abc import Iterator
+from typing import Any
+
+import tensorflow as tf
+
+_traced: contextvars.ContextVar[Any] = contextvars.ContextVar("traced", default=None)
+
+
+@contextlib.contextmanager
+def without_xla() -> Iterator[None]:
+    """Says of the function that is being traced here that XLA will not compile it.
+
+    Without that nobody knows: an update is written the same in a function that is compiled. It holds for the function
+    and the branches in it, not for another function that it calls, which may ask for XLA by itself.
+    """
+    token = _traced.set(tf.compat.v1.get_default_graph())
+    try:
+        yield
+    finally:
+        _traced.reset(token)
+
+
+def is_without_xla() -> bool:
+    """Whether `without_xla` was said of what is being traced here."""
+    graph = tf.compat.v1.get_default_graph()
+    while type(graph).__name__ in ("CondBranchFuncGraph", "WhileBodyFuncGraph"):
+        graph = graph.outer_graph
+    return graph is _traced.get()
