@@ -6,6 +6,7 @@ metric are added up, or a compiler would drop them. No windows, no record, no lo
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +18,7 @@ from bench.contender import WARM_STEPS, Contender, Run, Setting
 from bench.ours import make_source
 from bench.workload import Model
 from trainer.data import run_seed
+from trainer.optim.kernels import without_xla
 
 _SEED = 17
 CHUNK, STEP = "chunk", "step"
@@ -41,6 +43,7 @@ class Floor(Contender):
         data = make_source(what.name, source, shuffle=setting.shuffle)
         seed = run_seed(_SEED)
         self._update: Callable[..., Any] = self._plain_update
+        self._compiled = jit != "none"
         if jit == STEP:
             self._update = tf.function(self._plain_update, autograph=False, jit_compile=True)
         if source == "arrays":
@@ -75,5 +78,6 @@ class Floor(Contender):
             losses, metrics = self._what.measure(self._model(x), y)
             loss = tf.reduce_mean(losses)
         gradients = tape.gradient(loss, self._variables)
-        self._optimizer.apply(gradients, self._variables)
+        with contextlib.nullcontext() if self._compiled else without_xla():
+            self._optimizer.apply(gradients, self._variables)
         return tf.stack([loss, tf.reduce_mean(metrics)])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import types
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from trainer.errors import Unwritable
 from trainer.ledger.log import MetricLog, read_records
 from trainer.ledger.record import Record
 from trainer.process.lock import locked
@@ -63,3 +65,49 @@ def test_beside_a_save_that_is_being_written_nothing_is_made_durable(tmp_path: P
         records.write([record])
         records.sync()
     assert heard == []
+
+
+def test_what_a_thread_could_not_write_ends_the_loop_at_the_latest_when_it_ends(tmp_path: Path, record: Record) -> None:
+    def fails() -> list[Record]:
+        raise Unwritable("the disk is full")
+
+    heard: list[Record] = []
+    with locked(str(tmp_path / "lock")) as lock:
+        with pytest.raises(Unwritable), delivery(tmp_path, heard, lock) as records:
+            records.begin(fails)
+        with delivery(tmp_path, heard, lock) as records:
+            records.begin(fails)
+            with pytest.raises(Unwritable):
+                records.begin(lambda: [record])
+
+
+def test_what_ended_the_loop_comes_before_what_the_thread_could_not_write(tmp_path: Path) -> None:
+    def fails() -> list[Record]:
+        raise Unwritable("the disk is full")
+
+    def interrupted(lock: Any) -> None:
+        with delivery(tmp_path, [], lock) as records:
+            records.begin(fails)
+            raise KeyboardInterrupt
+
+    with locked(str(tmp_path / "lock")) as lock, pytest.raises(KeyboardInterrupt):
+        interrupted(lock)
+
+
+def test_records_of_a_thread_are_written_in_their_order_and_none_is_lost_when_the_loop_ends(tmp_path: Path) -> None:
+    def one(step: int) -> list[Record]:
+        return [Record("train", step, 4 * step, None, {"loss": 0.5}, window=(step - 1, step))]
+
+    def failing(lock: Any) -> None:
+        with delivery(tmp_path, [], lock) as records:
+            for step in range(1, 20):
+                records.begin(functools.partial(one, step))
+            records.write(one(20))
+            assert [record.step for record in records.taken()] == list(range(1, 21))
+            assert records.taken() == []
+            records.begin(functools.partial(one, 21))
+            raise ZeroDivisionError
+
+    with locked(str(tmp_path / "lock")) as lock, pytest.raises(ZeroDivisionError):
+        failing(lock)
+    assert [record.step for record in read_records(MetricLog(tmp_path).directory)] == list(range(1, 22))

@@ -19,7 +19,7 @@ from trainer.data.sources import ITERATOR, REPEAT, REPLAY, Batch, HostSource
 from trainer.errors import ConfigError
 
 _NO_SEED = np.zeros(2, np.int32)
-_PREFETCH = 2
+_PREFETCH = tf.data.AUTOTUNE
 _FAIL_ON_STATE = 2
 """TensorFlow's number for: refuse to save an iterator over what keeps a state elsewhere."""
 

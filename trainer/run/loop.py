@@ -24,6 +24,7 @@ from trainer.run.outlets import Outlets
 from trainer.run.pace import Pace
 from trainer.run.place import PlaceInData
 from trainer.run.segments import Continuation
+from trainer.run.timing import start_line
 from trainer.run.windows import Windows
 from trainer.timeline.cadence import Progress
 from trainer.timeline.schedule import EVALUATION, FLUSH, Due
@@ -373,7 +374,10 @@ class Loop:
     def _tell_times(self) -> None:
         """Notes where the time went so far, for whoever asks after a kill."""
         self._to.lock.check()
-        self._to.journal.write("times", step=self._now.step, **self._times.told())
+        told = self._times.told()
+        self._to.journal.write("times", step=self._now.step, **told)
+        if line := start_line(told):
+            self._to.view.message(line)
 
     def _diverged(self, what: str, advice: str) -> Diverged:
         """The error that ends a run which must not be saved any more; what was being saved before is waited for."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from trainer.ledger.journal import DATA_WAIT, PARTS, START, STEP, TOTAL
@@ -111,3 +111,11 @@ class Times:
             self._seconds[around] += now - self._since
         self._since, self._part = now, part
         return around
+
+
+def start_line(told: Mapping[str, Any]) -> str | None:
+    """What a person is told of the start by what `Times.told` returned: only where that tells of it."""
+    if "first_step_s" not in told:
+        return None
+    parts = ", ".join(f"{name.replace('_', ' ')} {seconds:.2g} s" for name, seconds in told["start"].items())
+    return f"first step after {told['first_step_s']:.3g} s: {parts}"

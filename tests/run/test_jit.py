@@ -1,0 +1,76 @@
+"""How much XLA compiles: what is chosen, what is refused, and that a refusal leaves nothing behind."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import tensorflow as tf
+
+import trainer
+from trainer.errors import ConfigError
+from trainer.run.jit import refusal
+
+OPTIONS: dict[str, Any] = {"train_for": 4, "log_every": 2, "save_every": "never", "progress": "plain"}
+
+
+@pytest.fixture(scope="module")
+def text(linear: Any) -> Any:
+    """An experiment with an operation that XLA has no kernel for."""
+
+    @dataclasses.dataclass(frozen=True)
+    class Text(linear):
+        def loss(self, model: Any, batch: Mapping[str, tf.Tensor], *, training: bool, seed: Any) -> trainer.Loss:
+            loss = super().loss(model, batch, training=training, seed=seed)
+            return dataclasses.replace(loss, metrics={"digits": tf.strings.length(tf.as_string(batch["index"]))})
+
+    return Text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["step", "chunk"])
+def test_a_mode_that_does_not_compile_is_refused_before_anything_is_written(
+    mode: str, text: Any, tmp_path: pathlib.Path
+) -> None:
+    run_dir = tmp_path / "run"
+    with pytest.raises(
+        ConfigError, match=rf"^jit={mode} does not compile here: XLA has no AsString \(made in .*\)"
+    ) as e:
+        trainer.Trainer(text(), run_dir=str(run_dir), jit=mode, **OPTIONS).run()
+    assert "test_jit.py, line" in str(e.value)
+    assert "\n" not in str(e.value)
+    assert not (run_dir / "run.json").exists()
+
+
+@pytest.mark.slow
+def test_auto_compiles_nothing_where_xla_cannot_and_says_so(
+    text: Any, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = trainer.Trainer(text(), run_dir=str(tmp_path / "run"), **OPTIONS).run()
+    assert result.reason == "target reached"
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["jit"] == "none"
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if line.startswith("jit=auto is none here, because jit=chunk does not compile here")]
+    assert [line for line in lines if line.startswith("first step after ") and " compile " in line]
+
+
+@pytest.mark.slow
+def test_each_mode_trains_and_resumes_to_the_bit(linear: Any, tmp_path: pathlib.Path) -> None:
+    for mode in ("step", "chunk"):
+        options = {**OPTIONS, "jit": mode, "save_every": 3, "progress": "never"}
+        trainer.Trainer(linear(), run_dir=str(tmp_path / mode), **{**options, "train_for": 8}).run()
+        for target in (5, 8):
+            trainer.Trainer(linear(), run_dir=str(tmp_path / f"{mode}-cut"), **{**options, "train_for": target}).run()
+        whole, cut = ((tmp_path / name / "metrics.jsonl").read_text() for name in (mode, f"{mode}-cut"))
+        assert [line for line in cut.splitlines() if '"step":5,' not in line and '"step":6,' not in line] == [
+            line for line in whole.splitlines() if '"step":6,' not in line
+        ]
+
+
+def test_what_xla_says_is_told_in_one_line_also_where_no_operation_is_named() -> None:
+    told = refusal("step", "Compilation failure: it is too large\nand pages more")
+    assert told == "jit=step does not compile here: Compilation failure: it is too large; use --jit=none"
