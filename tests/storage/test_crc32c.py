@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from trainer.storage.crc32c import crc32c, masked_crc32c
+from trainer.storage.crc32c import crc32c, masked_crc32c, masked_crc32c_of_each
 
 
 def bit_by_bit(data: bytes) -> int:
@@ -40,3 +42,8 @@ def test_any_length_around_the_block_agrees_with_the_definition(length: int) -> 
 
 def test_the_mask_is_a_rotation_plus_a_constant() -> None:
     assert masked_crc32c(b"123456789") == ((0xE3069283 >> 15 | 0xE3069283 << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+@given(st.lists(st.binary(max_size=300), max_size=12))
+def test_many_at_once_have_the_sums_of_each(messages: list[bytes]) -> None:
+    assert masked_crc32c_of_each(messages) == [masked_crc32c(message) for message in messages]

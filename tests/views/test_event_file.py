@@ -32,19 +32,19 @@ def write(path: Path, data: bytes) -> Path:
 
 
 def test_events_come_back_as_they_were_written(tmp_path: Path) -> None:
-    path = write(tmp_path / "events", b"".join(map(event_file.encode_event, EVENTS)))
+    path = write(tmp_path / "events", event_file.encode_events(EVENTS))
     assert read(path) == EVENTS
     assert list(event_file.decode_summary(EVENTS[1].payload)) == [("train/loss", 0.5), ("train/accuracy", 0.25)]
 
 
 def test_an_event_torn_at_any_byte_is_left_out_without_complaint(tmp_path: Path) -> None:
-    frames = [event_file.encode_event(event) for event in EVENTS[:2]]
+    frames = [event_file.encode_events([event]) for event in EVENTS[:2]]
     for kept in range(len(frames[1])):
         assert read(write(tmp_path / "events", frames[0] + frames[1][:kept])) == EVENTS[:1]
 
 
 def test_any_flipped_byte_is_noticed(tmp_path: Path) -> None:
-    frames = [event_file.encode_event(event) for event in EVENTS[:2]]
+    frames = [event_file.encode_events([event]) for event in EVENTS[:2]]
     data = b"".join(frames)
     for at in range(len(frames[0])):
         damaged = bytearray(data)

@@ -85,9 +85,10 @@ def value_in(record: Record, metric: str) -> tuple[bool, float | None]:
     """
     if group_of(metric) != (TRAIN if record.kind == TRAIN else record.split):
         return False, None
-    metrics = record.named_metrics()
-    check_metric(metric, metrics)
-    return True, metrics[metric]
+    name = metric.partition("/")[2]
+    if name not in record.metrics:
+        check_metric(metric, record.named_metrics())
+    return True, record.metrics[name]
 
 
 def check_metric(metric: str, names: Collection[str], asked_by: str = "") -> None:

@@ -10,6 +10,9 @@ from typing import Any
 
 Number = float | None  # None: the value was not finite
 
+# `json.dumps` with these arguments makes an encoder for each line.
+_compact = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
+
 
 def plain_number(value: Any) -> Number:
     """`value` as the float that is written: float32 by its own shortest form, a non-finite value as None."""
@@ -31,7 +34,7 @@ def ordered_metrics(metrics: Mapping[str, Any]) -> dict[str, Number]:
 
 def compact_json(value: Any) -> str:
     """`value` as one line of JSON without spaces; a NaN in it is a bug, and raises."""
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return _compact(value)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any
+
+import numpy as np
 
 from trainer.ledger.record import Number, Record, ordered_metrics, plain_number
 from trainer.run.experiment import Experiment
 from trainer.run.measure import Layout, recorded_metrics
-from trainer.run.program import Row
+from trainer.run.program import Advance, Row
 from trainer.timeline.cadence import Progress
 from trainer.timeline.schedule import Schedule
 
@@ -18,7 +21,6 @@ def train_record(
 ) -> Record:
     """The record of the window (`start`, `row.step`]."""
     metrics, nonfinite = metrics_and_counts(layout.means(row.totals), layout.nonfinite(row.totals), experiment)
-    rates = {name: plain_number(rate) for name, rate in row.learning_rates.items()}
     return Record(
         kind="train",
         step=row.step,
@@ -26,11 +28,68 @@ def train_record(
         epoch=schedule.epoch(row.examples),
         window=(start, row.step),
         metrics=metrics,
-        learning_rate=rates[""] if rates.keys() == {""} else rates or None,
+        learning_rate=_rates(row),
         closed_by=closed_by,
         skipped=row.skipped,
         nonfinite=nonfinite,
     )
+
+
+def train_records(
+    advance: Advance,
+    *,
+    layout: Layout,
+    experiment: Experiment,
+    schedule: Schedule,
+    start: int,
+    closed_by: Mapping[int, str | None],
+) -> list[Record]:
+    """The record of each window that closed in a chunk, as `train_record` makes them; the first began at `start`.
+
+    A run that logs every step makes tens of thousands in a second: what they have in common is looked at once.
+    """
+    matrix = np.asarray(advance.closed)
+    starts = [start, *(int(step) for step in matrix[:-1, 0])]
+    sizes = [size for _, size in layout.sizes]
+    totals = matrix[:, 2 : 2 + layout.width]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        means = totals[:, 1 : layout.first_nonfinite] / totals[:, :1]
+    plain = np.isfinite(means).all(axis=1) & ~totals[:, layout.first_nonfinite :].any(axis=1)
+    if any(sizes) or type(experiment).summarize is not Experiment.summarize or not plain.all():
+        one = functools.partial(train_record, layout=layout, experiment=experiment, schedule=schedule)
+        rows = zip(advance.rows, starts, strict=True)
+        return [one(row, start=begin, closed_by=closed_by[row.step]) for row, begin in rows]
+    names = [name for name, _ in layout.sizes]
+    order = list(ordered_metrics(dict.fromkeys(names, 0.0)))
+    values = means[:, [names.index(name) for name in order]].tolist()
+    rates: dict[bytes, Any] = {}
+    records = []
+    for vector, begin, metrics in zip(advance.closed, starts, values, strict=True):
+        # Most have the rates of the one before.
+        key = vector[2 + layout.width : -2].tobytes()
+        if key not in rates:
+            rates = {key: _rates(advance.row(vector))}
+        step, examples = int(vector[0]), int(vector[1])
+        records.append(
+            Record(
+                kind="train",
+                step=step,
+                examples=examples,
+                epoch=schedule.epoch(examples),
+                window=(begin, step),
+                metrics=dict(zip(order, metrics, strict=True)),
+                learning_rate=rates[key],
+                closed_by=closed_by[step],
+                skipped=int(vector[-2]),
+            )
+        )
+    return records
+
+
+def _rates(row: Row) -> Any:
+    """The learning rates of a window as they are recorded."""
+    rates = {name: plain_number(rate) for name, rate in row.learning_rates.items()}
+    return rates[""] if rates.keys() == {""} else rates or None
 
 
 def eval_record(

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from trainer.ledger.record import Record
 from trainer.run.assembly import Assembly
 from trainer.run.program import Advance, Row
-from trainer.run.records import open_window, train_record
+from trainer.run.records import open_window, train_record, train_records
 
 
 class Windows:
@@ -29,7 +29,17 @@ class Windows:
 
     def records(self, advance: Advance, closed_by: Mapping[int, str | None]) -> list[Record]:
         """The records of the windows that closed in a chunk; `closed_by` says for each last step what did it."""
-        return [self.record(row, closed_by[row.step]) for row in advance.rows]
+        parts = self._parts
+        made = train_records(
+            advance,
+            layout=parts.program.layout,
+            experiment=parts.experiment,
+            schedule=parts.schedule,
+            start=self.start,
+            closed_by=closed_by,
+        )
+        self.start = made[-1].step
+        return made
 
     def record(self, row: Row, closed_by: str | None) -> Record:
         """The record of the window that ends with `row`; the next one begins there."""

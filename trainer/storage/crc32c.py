@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -62,6 +63,26 @@ def masked_crc32c(data: bytes) -> int:
     """
     crc = crc32c(data)
     return ((crc >> 15 | crc << 17) + _MASK_DELTA) & _ONES
+
+
+def masked_crc32c_of_each(messages: Sequence[bytes]) -> list[int]:
+    """As `masked_crc32c` of each of `messages`; those of one length, up to 256 bytes, all at once."""
+    found = [0] * len(messages)
+    by_length: dict[int, list[int]] = {}
+    for position, message in enumerate(messages):
+        by_length.setdefault(len(message), []).append(position)
+    for count, positions in by_length.items():
+        if not 0 < count <= _BLOCK:
+            for position in positions:
+                found[position] = masked_crc32c(messages[position])
+            continue
+        values = np.frombuffer(b"".join([messages[position] for position in positions]), np.uint8).reshape(-1, count)
+        effects = np.bitwise_xor.reduce(_EFFECT.take(_ROWS[_BLOCK - count :] + values), axis=1)
+        crc = ~(effects ^ np.uint32(_advance(_ONES, count)))
+        masked = (crc >> 15 | crc << 17) + np.uint32(_MASK_DELTA)
+        for position, value in zip(positions, masked.tolist(), strict=True):
+            found[position] = value
+    return found
 
 
 def masked_crc32c_of(numbers: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint32]:

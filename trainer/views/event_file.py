@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from trainer.storage.crc32c import masked_crc32c
+from trainer.storage.crc32c import masked_crc32c, masked_crc32c_of_each
 
 FILE_VERSION: Final = 3
 SUMMARY: Final = 5
@@ -89,9 +89,17 @@ def encode_summary(scalars: Iterable[tuple[str, float | None]]) -> bytes:
     return b"".join([_before_value(tag) + _float32(value) for tag, value in scalars])
 
 
-def encode_event(event: Event) -> bytes:
-    """`event` as a frame, ready to append to a file."""
-    message = b"".join(
+def encode_events(events: Iterable[Event]) -> bytes:
+    """`events` as frames, ready to append to a file."""
+    messages = [_message(event) for event in events]
+    sums = masked_crc32c_of_each(messages)
+    return b"".join(
+        [_header(len(message)) + message + _UINT32.pack(crc) for message, crc in zip(messages, sums, strict=True)]
+    )
+
+
+def _message(event: Event) -> bytes:
+    return b"".join(
         (
             _WALL_TIME.pack(0x09, event.wall_time),
             b"\x10",
@@ -101,7 +109,6 @@ def encode_event(event: Event) -> bytes:
             event.payload,
         )
     )
-    return _header(len(message)) + message + _UINT32.pack(masked_crc32c(message))
 
 
 def _read_varint(data: bytes, at: int) -> tuple[int, int]:

@@ -95,14 +95,17 @@ class EventWriter:
         return {"file": self._name, "bytes": self._file.tell()}
 
     def _write(self, step: int, field: int, payload: bytes) -> None:
-        self._file.write(event_file.encode_event(Event(self._clock(), step, field, payload)))
+        self._file.write(event_file.encode_events([Event(self._clock(), step, field, payload)]))
 
     def add(self, records: Iterable[Record]) -> None:
-        """Buffers `records`; about 10 µs for a train record of four scalars."""
+        """Buffers `records`; of many at once a train record of four scalars takes about 5 µs."""
+        events = [
+            Event(self._clock(), record.step, event_file.SUMMARY, payload)
+            for record in records
+            if (payload := event_file.encode_summary(scalars_of(record)))
+        ]
         with writing(self._path):
-            for record in records:
-                if payload := event_file.encode_summary(scalars_of(record)):
-                    self._write(record.step, event_file.SUMMARY, payload)
+            self._file.write(event_file.encode_events(events))
 
     def flush(self) -> None:
         """Hands what is buffered to the operating system. There is no fsync: this is a view, and can be made again."""
