@@ -15,6 +15,8 @@ from trainer.errors import ConfigError
 from trainer.optim import SGD, Adam, AdamW, Optimizer, piecewise
 from trainer.optim.rows import INDEX_ENTRIES, first_positions, over_replicas, rows_of, summed
 
+pytestmark = pytest.mark.slow  # Most are traced, or compiled.
+
 WIDTH = 3
 MODES = ["eager", "graph", "xla"]
 SCHEDULE = piecewise([2], [0.1, 0.02])

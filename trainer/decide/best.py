@@ -45,7 +45,8 @@ class Best:
         _, value = value_in(record, self.monitor.metric)
         if value is None or not math.isfinite(value):
             return
-        if len(self.ranking) == self._keep and self._sign * value >= self._sign * self.ranking[-1].value:
+        last = self.ranking[-1] if len(self.ranking) == self._keep else None
+        if last is not None and (self._sign * value, record.step) >= (self._sign * last.value, last.step):
             return
         ranking = sorted(
             [*self.ranking, Candidate(value, record.step)], key=lambda other: (self._sign * other.value, other.step)

@@ -89,6 +89,7 @@ class Loop:
         self._before = self._now
         self._windows = Windows(parts, window_start)
         self._evaluated_at: int | None = None
+        self._closed_at: int | None = None
         # Data that has just been taken up is not at its end.
         fresh = self._now.examples == going_on.origin.examples
         self._ended = resumed is not None and bool(resumed.control.get("ended")) and not fresh
@@ -247,6 +248,9 @@ class Loop:
     def _due(self) -> Due:
         ended = self._ended or self._parts.decisions.stopped
         due = self._parts.schedule.due(self._before, self._now, pending=self._pending, ended=ended)
+        if self._closed_at == self._now.step:
+            # The window that ends here closed in the chunk: its record is on its way, and nothing has to wait for it.
+            due = dataclasses.replace(due, log=False)
         automatic = self._auto_save is not None and self._auto_save.due(self._now.step)
         return dataclasses.replace(due, save=(*due.save, "auto")) if automatic else due
 
@@ -267,6 +271,7 @@ class Loop:
         if advance.closed:
             make = functools.partial(self._windows.records, advance, dict(chunk.closes))
             self._records.begin(make)
+            self._closed_at = int(advance.closed[-1][0])
         self._windows.follow(advance.open)
         self._now = Progress(advance.open.step, advance.open.examples, ended - self._began)
         if self._times.trained(waited=min(advance.data_wait, ended - started)):
