@@ -110,11 +110,12 @@ run() {
   if [[ -n $stop && -z $asked ]]; then
     kill -s TERM "$child" 2>/dev/null || true
   fi
-  # A trap ends a wait early. What has ended meanwhile is remembered, and told by the next.
+  # A signal ends a wait early, also one that came, and was passed on, before that wait began. What has ended meanwhile is
+  # remembered, and told by the next.
   while
     signalled='' code=0
     wait "$child" 2>/dev/null || code=$?
-    [[ -n $signalled ]]
+    [[ -n $signalled ]] || { [[ $code -gt 128 ]] && kill -0 "$child" 2>/dev/null; }
   do :; done
   child=''
 }
