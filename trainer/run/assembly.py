@@ -79,17 +79,18 @@ def assemble(
         )
         program = make_program(jit=jit)
     notes = []
-    try:
-        with times.starting("compile"):
-            program.compile()
-    except ConfigError as error:
-        if config.jit != AUTO or known is not None:
-            raise
-        # Nobody asked for it: the rule has one condition more.
-        notes.append(f"jit=auto is none here, because {error}")
-        jit = NONE
-        with times.starting("trace"):
-            program = make_program(jit=jit)
+    if known is None or known.jit != jit:
+        # Who asks for a mode has to know whether there is one; what `run.json` tells of did compile.
+        try:
+            program.compile(times)
+        except ConfigError as error:
+            if config.jit != AUTO or known is not None:
+                raise
+            # Nobody asked for it: the rule has one condition more.
+            notes.append(f"jit=auto is none here, because {error}")
+            jit = NONE
+            with times.starting("trace"):
+                program = make_program(jit=jit)
     with times.starting("trace"):
         evaluated = state.ema_model or state.model
         evaluators = {

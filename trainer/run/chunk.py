@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from trainer.data import fold_in, run_seed
 from trainer.run.feed import Feed, next_timed
+from trainer.run.jit import CHUNK, STEP
 from trainer.run.state import TRAIN_STREAM, TrainState
 
 NEVER = 2**62
@@ -79,8 +80,8 @@ class Chunk:
         self._skipped = skipped
         self._tick = tick
         # XLA has no clock; nor is there anything to wait for where it compiles the chunk.
-        self.times_data = feed.waits and jit != "chunk"
-        if jit == "step":
+        self.times_data = feed.waits and jit != CHUNK
+        if jit == STEP:
             self._advance = tf.function(self._advanced, autograph=False, jit_compile=True)
         else:
             self._advance = self._advanced

@@ -129,12 +129,13 @@ class Loop:
             return self._run()
 
     def _run(self) -> Stop:
-        schedule = self._parts.schedule
-        stop = None
+        parts, stop = self._parts, None
         if self._pending:
             stop = self._boundary(self._due())
-        elif schedule.finished(self._now) or self._ended or self._parts.decisions.stopped:
+        elif parts.schedule.finished(self._now) or self._ended or parts.decisions.stopped:
             stop = self._nothing_to_do()
+        if stop is None:
+            parts.program.compile(self._times)
         while stop is None:
             boundary = bool(self._request) or self._run_chunk()
             self._to.store.poll()

@@ -17,10 +17,11 @@ from trainer.errors import ConfigError
 from trainer.run.chunk import ENDED, NEVER, Chunk, most_closes
 from trainer.run.experiment import Experiment
 from trainer.run.feed import Counting, make_feed, told_of
-from trainer.run.jit import CHUNK, NONE, STEP, refusal
+from trainer.run.jit import CHUNK, NONE, refusal
 from trainer.run.measure import Layout
 from trainer.run.state import TrainState
 from trainer.run.step import TrainStep, Update
+from trainer.run.timing import Times
 from trainer.run.tracing import trace_on_batch
 
 
@@ -130,20 +131,25 @@ class Program:
         self._arguments: tuple[Any, ...] | None = None
         self._compiled = jit == NONE
 
-    def compile(self) -> None:
-        """Has XLA compile ahead of the first step what it is to compile; changes nothing.
+    def compile(self, times: Times) -> None:
+        """Has XLA compile ahead of the first step what it is to compile; changes nothing, and is done once.
 
         Of `step` it is only asked whether it can: what is compiled for that is not kept for the first step.
+
+        Args:
+          times: where it is noted how long that takes.
 
         Raises:
           ConfigError: it cannot.
         """
-        with self._refusing():
+        if self._compiled:
+            return
+        with times.starting("compile"), self._refusing():
             if self._jit == CHUNK:
                 # No step: there is nothing to do up to step 0.
                 arguments = self._feed.open(np.zeros(2, np.int32), 0, 0, lambda done, of: True)
                 self._chunk(tf.constant(0, tf.int64), tf.constant(self._closing([])), *arguments)
-            elif self._jit == STEP:
+            else:
                 self._lower()
 
     def begin(
