@@ -13,7 +13,7 @@ from trainer.data.paths import find
 from trainer.data.reading import open_file
 from trainer.data.tfrecords import TFRecords
 from trainer.errors import ConfigError, Unusable
-from trainer.storage.crc32c import masked_crc32c_of
+from trainer.storage.crc32c import masked_crc32c
 
 # Empty ones, small ones, and some that are passed over and not read through.
 RECORDS = [b"", b"one", bytes(5000), b"two\n", bytes(300_000), b"\n\n", b"x" * 4096] + [b"%d" % n for n in range(30)]
@@ -55,7 +55,7 @@ def test_checksums_are_those_that_tensorflow_wrote(shard):
         assert struct.unpack_from("<Q", data, at) == (len(record),)
         assert data[at + 12 : end - 4] == record
         assert struct.unpack_from("<I", data, end - 4) == (check,)
-        assert masked_crc32c_of(np.array([len(record)], np.uint64)).tobytes() == data[at + 8 : at + 12]
+        assert masked_crc32c(len(record).to_bytes(8, "little")).to_bytes(4, "little") == data[at + 8 : at + 12]
 
 
 def test_shards_follow_one_another_by_name_and_how_they_are_cut_changes_no_fingerprint(tmp_path, shard):

@@ -33,7 +33,9 @@ def record() -> Record:
     return Record("train", 1, 4, None, {"loss": 0.5}, window=(0, 1))
 
 
-def delivery(path: Path, heard: list[Record], lock: Any, *, busy: bool = False) -> Delivery:
+def delivery(
+    path: Path, heard: list[Record], lock: Any, *, busy: bool = False, warnings: list[str] | None = None
+) -> Delivery:
     outlets = types.SimpleNamespace(
         lock=lock,
         log=MetricLog(path),
@@ -41,6 +43,7 @@ def delivery(path: Path, heard: list[Record], lock: Any, *, busy: bool = False) 
         view=View(),
         store=types.SimpleNamespace(busy=busy),
         on_record=heard.append,
+        warn=(warnings if warnings is not None else []).append,
     )
     return Delivery(outlets, Times())  # type: ignore[arg-type]
 
@@ -81,17 +84,20 @@ def test_what_a_thread_could_not_write_ends_the_loop_at_the_latest_when_it_ends(
                 records.begin(lambda: [record])
 
 
-def test_what_ended_the_loop_comes_before_what_the_thread_could_not_write(tmp_path: Path) -> None:
+def test_what_ended_the_loop_comes_before_what_the_thread_could_not_write_and_that_is_told(tmp_path: Path) -> None:
+    warnings: list[str] = []
+
     def fails() -> list[Record]:
         raise Unwritable("the disk is full")
 
     def interrupted(lock: Any) -> None:
-        with delivery(tmp_path, [], lock) as records:
+        with delivery(tmp_path, [], lock, warnings=warnings) as records:
             records.begin(fails)
             raise KeyboardInterrupt
 
     with locked(str(tmp_path / "lock")) as lock, pytest.raises(KeyboardInterrupt):
         interrupted(lock)
+    assert warnings == ["the last records were not written: the disk is full"]
 
 
 def test_records_of_a_thread_are_written_in_their_order_and_none_is_lost_when_the_loop_ends(tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ import math
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from trainer.views import event_file
 from trainer.views.event_file import Event
@@ -32,19 +34,19 @@ def write(path: Path, data: bytes) -> Path:
 
 
 def test_events_come_back_as_they_were_written(tmp_path: Path) -> None:
-    path = write(tmp_path / "events", event_file.encode_events(EVENTS))
+    path = write(tmp_path / "events", b"".join(map(event_file.encode_event, EVENTS)))
     assert read(path) == EVENTS
     assert list(event_file.decode_summary(EVENTS[1].payload)) == [("train/loss", 0.5), ("train/accuracy", 0.25)]
 
 
 def test_an_event_torn_at_any_byte_is_left_out_without_complaint(tmp_path: Path) -> None:
-    frames = [event_file.encode_events([event]) for event in EVENTS[:2]]
+    frames = [event_file.encode_event(event) for event in EVENTS[:2]]
     for kept in range(len(frames[1])):
         assert read(write(tmp_path / "events", frames[0] + frames[1][:kept])) == EVENTS[:1]
 
 
 def test_any_flipped_byte_is_noticed(tmp_path: Path) -> None:
-    frames = [event_file.encode_events([event]) for event in EVENTS[:2]]
+    frames = [event_file.encode_event(event) for event in EVENTS[:2]]
     data = b"".join(frames)
     for at in range(len(frames[0])):
         damaged = bytearray(data)
@@ -61,3 +63,22 @@ def test_what_float32_cannot_hold_is_infinite_and_none_is_nan() -> None:
     assert values["big"] == values["inf"] == math.inf
     assert values["small"] == -math.inf
     assert math.isnan(values["none"])
+
+
+@given(
+    st.integers(1, 3).flatmap(
+        lambda scalars: st.lists(
+            st.tuples(
+                st.integers(0, 2**62) | st.integers(0, 200),
+                st.lists(st.none() | st.floats(allow_nan=False), min_size=scalars, max_size=scalars),
+            ),
+            min_size=1,
+            max_size=5,
+        )
+    )
+)
+def test_many_at_once_are_written_as_one_by_one(events: list[tuple[int, list[float | None]]]) -> None:
+    tags = ["train/loss", "of a good length " * 20, "é"][: len(events[0][1])]
+    steps, values = [step for step, _ in events], [value for _, value in events]
+    one_by_one = [event_file.encode_event(summary(step, *zip(tags, value, strict=True))) for step, value in events]
+    assert event_file.encode_summaries(1.5, tags, steps, values) == b"".join(one_by_one)

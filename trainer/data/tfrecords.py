@@ -18,7 +18,7 @@ from trainer.data.pipeline import Examples, IndexedPipeline
 from trainer.data.reading import RandomAccess
 from trainer.data.shards import Shards
 from trainer.errors import ConfigError, Unusable
-from trainer.storage.crc32c import masked_crc32c_of
+from trainer.storage.crc32c import masked_crc32c_of_rows
 
 _HEADER, _FOOTER = 12, 4
 _BETWEEN = struct.Struct("<IQI")
@@ -104,7 +104,8 @@ class TFRecords:
                 break
             at += _HEADER + length + _FOOTER
             step = _WINDOW if length < _SMALL else _BETWEEN.size
-        wrong = masked_crc32c_of(np.array(lengths, np.uint64)) != np.array(length_crcs, np.uint32)
+        rows = np.array(lengths, "<u8").view(np.uint8).reshape(-1, 8)
+        wrong = masked_crc32c_of_rows(rows) != np.array(length_crcs, np.uint32)
         if wrong.any():
             raise _no_header(shard, begin[int(np.argmax(wrong))], file.read(0, 2))
         if at != shard.bytes or len(window) - here < _FOOTER:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 
 from trainer.data import fold_in, run_seed
+from trainer.data.seeds import absorb, split
 from trainer.run.feed import Feed, next_timed
-from trainer.run.jit import CHUNK, STEP
+from trainer.run.jit import CHUNK, NONE, STEP
 from trainer.run.state import TRAIN_STREAM, TrainState
 
 NEVER = 2**62
@@ -81,14 +83,11 @@ class Chunk:
         self._tick = tick
         # XLA has no clock; nor is there anything to wait for where it compiles the chunk.
         self.times_data = feed.waits and jit != CHUNK
+        self._advance: Any = self._advanced
         if jit == STEP:
-            self._advance = tf.function(self._advanced, autograph=False, jit_compile=True)
-        else:
-            self._advance = self._advanced
-        # Some dozens of small integer operations: compiled by themselves they cost 8 µs in a graph, one by one 35.
-        self._seeds_of = tf.function(
-            lambda step: seeds_of_step(seed, step, accumulate), autograph=False, jit_compile=True
-        )
+            self._advance = tf.function(lambda *tensors: self._advanced(*tensors), autograph=False, jit_compile=True)
+        # Some dozens of small integer operations: in a graph 35 µs for a step, and hardly more for all of them.
+        self._seeds_ahead = jit == NONE
 
     def run(self, until: tf.Tensor, closes: tf.Tensor, *arguments: Any) -> tf.Tensor:
         """Trains to step `until`, closing a window after each step in `closes`.
@@ -109,8 +108,12 @@ class Chunk:
         window = state.window.read_value()
         began = tf.timestamp() if self.times_data else None
         zero, none = tf.zeros([], tf.int64), tf.zeros([], tf.float64)
+        first, advance = state.step.read_value(), self._advance
+        if self._seeds_ahead:
+            seeds = seeds_of_steps(self._seed, tf.range(first, tf.maximum(first, until)), self._accumulate)
+            advance = lambda step, *rest: self._advanced(step, *rest, seeds=seeds[step - first])  # noqa: E731
         start = Carried(
-            state.step.read_value(),
+            first,
             state.examples.read_value(),
             window[: self._width],
             window[self._width :],
@@ -128,7 +131,7 @@ class Chunk:
             end = tf.minimum(until, closes[closed])
             (carried,) = tf.while_loop(
                 lambda carried: unfinished(carried, end),
-                lambda carried: (self._one_step(carried, arguments, began),),
+                lambda carried: (self._one_step(carried, arguments, began, advance),),
                 (carried,),
                 # One at a time: an update must see the one before it.
                 parallel_iterations=1,
@@ -166,8 +169,14 @@ class Chunk:
         lowered = self._advance.experimental_get_compiler_ir(whole, whole, totals, whole, whole, flag, *batch)
         lowered(stage="hlo")
 
-    def _one_step(self, carried: Carried, arguments: tuple[Any, ...], began: tf.Tensor | None) -> Carried:
-        """One step, from taking its batch on."""
+    def _one_step(
+        self,
+        carried: Carried,
+        arguments: tuple[Any, ...],
+        began: tf.Tensor | None,
+        advance: Callable[..., tuple[tf.Tensor, ...]],
+    ) -> Carried:
+        """One step: takes its batch and does `advance`."""
         if began is not None:
             (batch, is_last), seconds, came = next_timed(self._feed, arguments, carried.examples)
             carried = carried._replace(waited=carried.waited + seconds, age=came - began)
@@ -175,7 +184,7 @@ class Chunk:
             batch, is_last = self._feed.next(arguments, carried.examples)
         values = [batch.values[name] for name in self._feed.specs[0]]
         weights = [] if batch.weights is None else [batch.weights]
-        step, examples, totals, rates, skipped, status = self._advance(
+        step, examples, totals, rates, skipped, status = advance(
             carried.step, carried.examples, carried.totals, carried.skipped, batch.examples, is_last, *values, *weights
         )
         return Carried(step, examples, totals, rates, skipped, status, carried.waited, carried.age)
@@ -189,16 +198,19 @@ class Chunk:
         count: tf.Tensor,
         is_last: tf.Tensor,
         *batch: tf.Tensor,
+        seeds: tf.Tensor | None = None,
     ) -> tuple[tf.Tensor, ...]:
         """What is carried, but for the clocks, after the step on a batch of `count` examples, which may be the last.
 
         All arguments are tensors, as `experimental_get_compiler_ir` wants them: the batch is its values, in the order
-        of the feed's specs, and its weights if it has any.
+        of the feed's specs, and its weights if it has any. `seeds` are those of the step, where they are known.
         """
         names = list(self._feed.specs[0])
         values = dict(zip(names, batch[: len(names)], strict=True))
         weights = batch[len(names)] if len(batch) > len(names) else None
-        added, rates, problem = self._step(values, weights, self._seeds_of(step))
+        if seeds is None:
+            seeds = seeds_of_step(self._seed, step, self._accumulate)
+        added, rates, problem = self._step(values, weights, seeds)
         step = step + 1
         self._state.step.assign(step)
         skipped += tf.cast(problem < 0, tf.int64)
@@ -217,14 +229,23 @@ def most_closes(width: int) -> int:
 def seeds_of_step(seed: int, step: tf.Tensor, accumulate: int) -> tf.Tensor:
     """The stateless seeds of a step's micro-batches, int32 [accumulate, 2].
 
-    They are a stream of randomness of their own for (step, micro-batch, replica).
+    They are a stream of randomness of their own for (step, micro-batch, replica): `fold_in` of these.
 
     Args:
       seed: the run's.
       step: int64 scalar, the steps before this one.
       accumulate: how many micro-batches there are.
     """
-    return tf.stack([fold_in(run_seed(seed), TRAIN_STREAM, step, micro, 0) for micro in range(accumulate)])
+    return seeds_of_steps(seed, step[None], accumulate)[0]
+
+
+def seeds_of_steps(seed: int, steps: tf.Tensor, accumulate: int) -> tf.Tensor:
+    """As `seeds_of_step` of each of `steps`, int64 [n]: int32 [n, accumulate, 2]."""
+    words = split(fold_in(run_seed(seed), TRAIN_STREAM))
+    replica = tf.zeros([], tf.int64)
+    for part in (steps[:, None], tf.range(accumulate, dtype=tf.int64), replica):
+        words = absorb(words, part)
+    return tf.cast(tf.stack(words, axis=-1), tf.int32)
 
 
 def _row(carried: Carried) -> tf.Tensor:

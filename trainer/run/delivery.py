@@ -44,10 +44,11 @@ class Delivery:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         try:
             self.settle()
-        except Exception:
-            # What ended the loop comes first: this may be a consequence.
+        except Exception as failure:
             if error is None:
                 raise
+            # What ended the loop comes first: this may be a consequence.
+            self._to.warn(f"the last records were not written: {failure}")
         finally:
             self._thread.shutdown()
 

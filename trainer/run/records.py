@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -49,7 +50,6 @@ def train_records(
     A run that logs every step makes tens of thousands in a second: what they have in common is looked at once.
     """
     matrix = np.asarray(advance.closed)
-    starts = [start, *(int(step) for step in matrix[:-1, 0])]
     sizes = [size for _, size in layout.sizes]
     totals = matrix[:, 2 : 2 + layout.width]
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -57,33 +57,34 @@ def train_records(
     plain = np.isfinite(means).all(axis=1) & ~totals[:, layout.first_nonfinite :].any(axis=1)
     if any(sizes) or type(experiment).summarize is not Experiment.summarize or not plain.all():
         one = functools.partial(train_record, layout=layout, experiment=experiment, schedule=schedule)
-        rows = zip(advance.rows, starts, strict=True)
-        return [one(row, start=begin, closed_by=closed_by[row.step]) for row, begin in rows]
+        starts = [start, *(row.step for row in advance.rows)]
+        return [
+            one(row, start=at, closed_by=closed_by[row.step]) for row, at in zip(advance.rows, starts, strict=False)
+        ]
     names = [name for name, _ in layout.sizes]
     order = list(ordered_metrics(dict.fromkeys(names, 0.0)))
     values = means[:, [names.index(name) for name in order]].tolist()
-    rates: dict[bytes, Any] = {}
-    records = []
-    for vector, begin, metrics in zip(advance.closed, starts, values, strict=True):
-        # Most have the rates of the one before.
-        key = vector[2 + layout.width : -2].tobytes()
-        if key not in rates:
-            rates = {key: _rates(advance.row(vector))}
-        step, examples = int(vector[0]), int(vector[1])
-        records.append(
-            Record(
-                kind="train",
-                step=step,
-                examples=examples,
-                epoch=schedule.epoch(examples),
-                window=(begin, step),
-                metrics=dict(zip(order, metrics, strict=True)),
-                learning_rate=rates[key],
-                closed_by=closed_by[step],
-                skipped=int(vector[-2]),
-            )
+    steps, examples, skipped = (matrix[:, column].astype(np.int64).tolist() for column in (0, 1, -2))
+    rates = matrix[:, 2 + layout.width : -2]
+    # Most runs of windows have one rate.
+    rated = advance.closed[:1] if (rates == rates[0]).all() else advance.closed
+    learning_rates = itertools.cycle([_rates(advance.row(vector)) for vector in rated])
+    return [
+        Record(
+            "train",
+            step,
+            consumed,
+            schedule.epoch(consumed),
+            dict(zip(order, metrics, strict=True)),
+            (begin, step),
+            learning_rate=rate,
+            closed_by=closed_by[step],
+            skipped=left_out,
         )
-    return records
+        for step, consumed, begin, metrics, rate, left_out in zip(
+            steps, examples, [start, *steps], values, learning_rates, skipped, strict=False
+        )
+    ]
 
 
 def _rates(row: Row) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -34,11 +33,18 @@ _EFFECT: Final = _effect_table().ravel()
 _ROWS: Final = np.arange(_BLOCK - 1, -1, -1, dtype=np.intp) * 256
 
 
+def _advance(state: npt.NDArray[np.uint32], count: int) -> npt.NDArray[np.uint32]:
+    """Each `state` after `count` zero bytes, 1 ≤ count ≤ _BLOCK."""
+    after: npt.NDArray[np.uint32] = state >> np.uint32(8 * count) if count < 4 else np.zeros_like(state)
+    for k in range(min(4, count)):
+        after ^= _EFFECT[(count - 1 - k) * 256 + (state >> 8 * k & 0xFF)]
+    return after
+
+
 @functools.lru_cache(maxsize=1024)
-def _advance(state: int, count: int) -> int:
-    """`state` after `count` zero bytes, 1 ≤ count ≤ _BLOCK."""
-    effects = (int(_EFFECT[(count - 1 - k) * 256 + (state >> 8 * k & 0xFF)]) for k in range(min(4, count)))
-    return functools.reduce(int.__xor__, effects, state >> 8 * count)
+def _advance_one(state: int, count: int) -> int:
+    """As `_advance`, of one state."""
+    return int(_advance(np.array([state], np.uint32), count)[0])
 
 
 def crc32c(data: bytes) -> int:
@@ -52,7 +58,7 @@ def crc32c(data: bytes) -> int:
     for start in range(0, len(values), _BLOCK):
         block = values[start : start + _BLOCK]
         count = len(block)
-        state = _advance(state, count) ^ int(np.bitwise_xor.reduce(_EFFECT.take(_ROWS[_BLOCK - count :] + block)))
+        state = _advance_one(state, count) ^ int(np.bitwise_xor.reduce(_EFFECT.take(_ROWS[_BLOCK - count :] + block)))
     return state ^ _ONES
 
 
@@ -65,31 +71,13 @@ def masked_crc32c(data: bytes) -> int:
     return ((crc >> 15 | crc << 17) + _MASK_DELTA) & _ONES
 
 
-def masked_crc32c_of_each(messages: Sequence[bytes]) -> list[int]:
-    """As `masked_crc32c` of each of `messages`; those of one length, up to 256 bytes, all at once."""
-    found = [0] * len(messages)
-    by_length: dict[int, list[int]] = {}
-    for position, message in enumerate(messages):
-        by_length.setdefault(len(message), []).append(position)
-    for count, positions in by_length.items():
-        if not 0 < count <= _BLOCK:
-            for position in positions:
-                found[position] = masked_crc32c(messages[position])
-            continue
-        values = np.frombuffer(b"".join([messages[position] for position in positions]), np.uint8).reshape(-1, count)
-        effects = np.bitwise_xor.reduce(_EFFECT.take(_ROWS[_BLOCK - count :] + values), axis=1)
-        crc = ~(effects ^ np.uint32(_advance(_ONES, count)))
-        masked = (crc >> 15 | crc << 17) + np.uint32(_MASK_DELTA)
-        for position, value in zip(positions, masked.tolist(), strict=True):
-            found[position] = value
-    return found
-
-
-def masked_crc32c_of(numbers: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint32]:
-    """The masked CRC-32C of the eight bytes of each of `numbers`, uint64 [n], such as the lengths of records."""
-    crc = np.full(numbers.shape, _ONES, np.uint32)
-    for byte in numbers.astype("<u8").view(np.uint8).reshape(-1, 8).T:
-        crc = _EFFECT[(crc ^ byte) & 0xFF] ^ (crc >> 8)
-    crc = ~crc
+def masked_crc32c_of_rows(rows: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint32]:
+    """As `masked_crc32c` of each of `rows`, uint8 [n, length]; returns uint32 [n]."""
+    state = np.full(len(rows), _ONES, np.uint32)
+    for start in range(0, rows.shape[1], _BLOCK):
+        block = rows[:, start : start + _BLOCK]
+        count = block.shape[1]
+        state = _advance(state, count) ^ np.bitwise_xor.reduce(_EFFECT.take(_ROWS[_BLOCK - count :] + block), axis=1)
+    crc = ~state
     masked: npt.NDArray[np.uint32] = (crc >> 15 | crc << 17) + np.uint32(_MASK_DELTA)
     return masked

@@ -16,11 +16,14 @@ from __future__ import annotations
 import functools
 import math
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from trainer.storage.crc32c import masked_crc32c, masked_crc32c_of_each
+import numpy as np
+import numpy.typing as npt
+
+from trainer.storage.crc32c import masked_crc32c, masked_crc32c_of_rows
 
 FILE_VERSION: Final = 3
 SUMMARY: Final = 5
@@ -89,13 +92,50 @@ def encode_summary(scalars: Iterable[tuple[str, float | None]]) -> bytes:
     return b"".join([_before_value(tag) + _float32(value) for tag, value in scalars])
 
 
-def encode_events(events: Iterable[Event]) -> bytes:
-    """`events` as frames, ready to append to a file."""
-    messages = [_message(event) for event in events]
-    sums = masked_crc32c_of_each(messages)
-    return b"".join(
-        [_header(len(message)) + message + _UINT32.pack(crc) for message, crc in zip(messages, sums, strict=True)]
-    )
+def encode_event(event: Event) -> bytes:
+    """`event` as a frame, ready to append to a file."""
+    message = _message(event)
+    return _header(len(message)) + message + _UINT32.pack(masked_crc32c(message))
+
+
+def encode_summaries(
+    wall_time: float, tags: Sequence[str], steps: Sequence[int], values: Sequence[Sequence[float | None]]
+) -> bytes:
+    """The frames of events of one time that show the same scalars, as `encode_event` makes them one by one.
+
+    Args:
+      wall_time: when, in seconds since the epoch of the clock.
+      tags: the scalars, at least one.
+      steps: the step of each event.
+      values: of each event, the value of each scalar; None is written as NaN.
+    """
+    numbers = np.array(steps, np.int64)
+    with np.errstate(over="ignore"):
+        singles = np.array(values, np.float64).astype("<f4")
+    # Frames of one length differ in numbers only: steps grow, and with them the bytes that they take.
+    lengths = np.array([1]) + (numbers[:, None] >> np.arange(7, 63, 7) > 0).sum(axis=1)
+    borders = np.flatnonzero(np.diff(lengths)) + 1
+    parts = zip(np.split(numbers, borders), np.split(singles, borders), strict=True)
+    return b"".join([_alike(wall_time, tags, *part) for part in parts])
+
+
+def _alike(
+    wall_time: float, tags: Sequence[str], steps: npt.NDArray[np.int64], values: npt.NDArray[np.float32]
+) -> bytes:
+    """As `encode_summaries`, where all steps take as many bytes."""
+    payload = encode_summary([(tag, 0.0) for tag in tags])
+    first = encode_event(Event(wall_time, int(steps[0]), SUMMARY, payload))
+    frames = np.tile(np.frombuffer(first, np.uint8), (len(steps), 1))
+    at, length = _HEADER + _WALL_TIME.size + 1, len(_varint(int(steps[0])))
+    for byte in range(length):
+        frames[:, at + byte] = steps >> 7 * byte & 0x7F | (0x80 if byte < length - 1 else 0)
+    at = len(first) - _FOOTER - len(payload)
+    for position, tag in enumerate(tags):
+        at += len(_before_value(tag)) + _FLOAT.size
+        frames[:, at - _FLOAT.size : at] = values[:, position, None].view(np.uint8)
+    sums = masked_crc32c_of_rows(frames[:, _HEADER:-_FOOTER])
+    frames[:, -_FOOTER:] = sums.astype("<u4")[:, None].view(np.uint8)
+    return frames.tobytes()
 
 
 def _message(event: Event) -> bytes:
