@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -363,3 +364,20 @@ def test_where_there_is_no_last_batch_the_values_alone_are_the_batches() -> None
             name: value.numpy().tolist() for name, value in values.items()
         }
     assert not source.resumed_by("iterator", on_end=STOP).endless
+
+
+@pytest.mark.parametrize(("columns", "most"), [(1 << 12, 16), (1 << 18, 2)])
+def test_a_position_holds_no_more_than_a_megabyte_of_batches_however_often_training_waits(
+    columns: int, most: int
+) -> None:
+    def noise(number: tf.Tensor) -> dict[str, tf.Tensor]:
+        # What repeats is compressed.
+        return {"x": tf.random.stateless_uniform([columns], tf.stack([number, 1]))}
+
+    batches = iter(stream(lambda: tf.data.Dataset.range(10_000).map(noise), batch_size=4).full_batches(SEED))
+    for _ in range(9):
+        # Training pauses, and all that is read ahead is there; then it takes that faster than it comes.
+        time.sleep(0.2)
+        assert len(iterator_state(batches).numpy()) < (most + 3) * 4 * columns * 4
+        for _ in range(2 * most + 2):
+            next(batches)

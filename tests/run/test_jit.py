@@ -13,7 +13,7 @@ import tensorflow as tf
 
 import trainer
 from trainer.errors import ConfigError
-from trainer.run.jit import refusal
+from trainer.run.jit import DoesNotCompile
 
 OPTIONS: dict[str, Any] = {"train_for": 4, "log_every": 2, "save_every": "never", "progress": "plain"}
 
@@ -54,7 +54,9 @@ def test_auto_compiles_nothing_where_xla_cannot_and_says_so(
     assert result.reason == "target reached"
     assert json.loads((tmp_path / "run" / "run.json").read_text())["jit"] == "none"
     lines = capsys.readouterr().out.splitlines()
-    assert [line for line in lines if line.startswith("jit=auto is none here, because jit=chunk does not compile here")]
+    assert [
+        line for line in lines if line.startswith("jit=auto is none here, because chunk does not compile: XLA has no ")
+    ]
     assert [line for line in lines if line.startswith("first step after ") and " compile " in line]
 
 
@@ -72,5 +74,5 @@ def test_each_mode_trains_and_resumes_to_the_bit(linear: Any, tmp_path: pathlib.
 
 
 def test_what_xla_says_is_told_in_one_line_also_where_no_operation_is_named() -> None:
-    told = refusal("step", "Compilation failure: it is too large\nand pages more")
+    told = str(DoesNotCompile("step", "Compilation failure: it is too large\nand pages more"))
     assert told == "jit=step does not compile here: Compilation failure: it is too large; use --jit=none"

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainer.ledger.journal import DATA_WAIT, EVALUATE, LOG, PARTS, RESTORE, SAVE, START, STEP, TOTAL
-from trainer.run.timing import Times
+from trainer.run.timing import Times, start_line
 
 
 class Clock:
@@ -186,3 +186,11 @@ def test_the_parts_are_never_more_than_the_total_and_the_total_is_all_of_the_tim
     assert list(told) == [*PARTS, TOTAL]
     assert told[TOTAL] == clock.now - 100
     assert sum(told[part] for part in PARTS) <= told[TOTAL]
+
+
+def test_a_person_reads_of_each_part_of_the_start_how_long_it_took() -> None:
+    told = {"first_step_s": 5.0567, "start": {"import": 2.84, "first_chunk": 0.0321}}
+    assert start_line(told) == "first step after 5.06 s: import 2.8 s, first chunk 0.032 s"
+    told = {"first_step_s": 3725.2, "start": {"compile": 123.4}}
+    assert start_line(told) == "first step after 1h 02m: compile 2m 03s"
+    assert start_line({"seconds": {}}) is None

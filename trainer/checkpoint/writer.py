@@ -28,7 +28,9 @@ class Writer(Generic[_Outcome]):
     @property
     def busy(self) -> bool:
         """Whether a job is under way."""
-        return self._job is not None and not self._job.done()
+        # Read once: others ask too, while who trains collects it.
+        job = self._job
+        return job is not None and not job.done()
 
     def start(self, job: Callable[[], _Outcome]) -> None:
         """Starts `job`; the one before has been collected."""

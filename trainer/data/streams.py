@@ -19,7 +19,8 @@ from trainer.data.sources import ITERATOR, REPEAT, REPLAY, Batch, HostSource
 from trainer.errors import ConfigError
 
 _NO_SEED = np.zeros(2, np.int32)
-_PREFETCH = tf.data.AUTOTUNE
+_AHEAD_BYTES = 1 << 20
+_MOST_AHEAD = 64
 _FAIL_ON_STATE = 2
 """TensorFlow's number for: refuse to save an iterator over what keeps a state elsewhere."""
 
@@ -131,7 +132,7 @@ class StreamSource(HostSource):
         if self.endless:
             return self.full_batches(seed, skip=skip).map(lambda values: (self.full_batch(values), False))
         batches = self._batched(self._elements(seed, skip), padded=self.batches_here)
-        return with_last(batches).prefetch(_PREFETCH)
+        return _ahead(with_last(batches))
 
     @property
     def endless(self) -> bool:
@@ -143,7 +144,7 @@ class StreamSource(HostSource):
 
         A map that only packs them up would cost as much for each batch as a step of a small model.
         """
-        return self._full(self._elements(seed, skip)).prefetch(_PREFETCH)
+        return _ahead(self._full(self._elements(seed, skip)))
 
     def full_batch(self, values: dict[str, tf.Tensor]) -> Batch:
         """The batch of such values."""
@@ -153,7 +154,7 @@ class StreamSource(HostSource):
         if not self.finite:
             raise ConfigError("the stream has no end; an evaluation covers a whole split: use take() or a finite one")
         dataset = self._mapped(self._made(_NO_SEED), _NO_SEED)
-        return self._batched(dataset, padded=self.batches_here).prefetch(_PREFETCH)
+        return _ahead(self._batched(dataset, padded=self.batches_here))
 
     def _with(self, **changes: Any) -> StreamSource:
         changed = copy.copy(self)
@@ -199,6 +200,17 @@ class StreamSource(HostSource):
         if not padded:
             return self._full(dataset).map(self.full_batch)
         return dataset.batch(rows).map(lambda values: _padded(values, rows))
+
+
+def _ahead(batches: tf.data.Dataset) -> tf.data.Dataset:
+    """`batches` prepared ahead: as many as a megabyte holds, but at least 2, and at most 64.
+
+    A checkpoint of an iterator holds all of them; with AUTOTUNE they become more at every pause of training.
+    """
+    specs = [spec for spec in tf.nest.flatten(batches.element_spec) if isinstance(spec, tf.TensorSpec)]
+    sizes = [(spec.shape.num_elements() or 0) * spec.dtype.size for spec in specs]
+    # Of strings, and of shapes that are not known, the size is 0 here.
+    return batches.prefetch(max(2, min(_MOST_AHEAD, _AHEAD_BYTES // sum(sizes))) if all(sizes) else 2)
 
 
 def check_state(dataset: tf.data.Dataset) -> None:

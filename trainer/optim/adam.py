@@ -81,6 +81,10 @@ class Adam(Optimizer):
         self._beta1, self._beta2, self._epsilon = beta1, beta2, epsilon
         self._scratch = _Scratch()
 
+    @property
+    def scratch(self) -> Sequence[tf.Variable]:
+        return tuple(self._scratch.variables.values())
+
     def _create_slots(self, variables: Sequence[tf.Variable]) -> None:
         for variable in variables:
             self._check_precision(variable)

@@ -91,6 +91,11 @@ class Optimizer(tf.Module):  # type: ignore[misc]  # TensorFlow ships no types.
         step = self._built.step if self._built else self.iterations
         return tf.cast(self._schedule(step.read_value()), tf.float32)
 
+    @property
+    def scratch(self) -> Sequence[tf.Variable]:
+        """Variables that mean nothing outside of one update, so that no checkpoint holds them."""
+        return ()
+
     def build(self, variables: Sequence[tf.Variable], step: tf.Variable | None = None) -> None:
         """Creates all slots, as zeros. Once: again for the same variables it does nothing.
 

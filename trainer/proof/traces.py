@@ -42,6 +42,8 @@ def unsaved(built: Built) -> Iterator[Finding]:
     checkpoint = built.parts.state.checkpoint()
     found = map(variable_of, tf.train.TrackableView(checkpoint).descendants())
     reached = {id(variable.handle) for variable in found if variable is not None}
+    for optimizer in built.parts.state.optimizers().values():
+        reached |= {id(variable.handle) for variable in getattr(optimizer, "scratch", ())}
     # A variable that no attribute holds has at least the name that it was made with.
     names = {id(variable.handle): variable.name for variable in built.created}
     names |= built.watch.python_state().variables

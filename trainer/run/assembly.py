@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Mapping, Sequence
 
 from trainer.data import Source
@@ -17,7 +16,8 @@ from trainer.run.config import Config
 from trainer.run.decide import decisions_of
 from trainer.run.evaluate import Evaluator
 from trainer.run.experiment import Experiment, at_precision, parameters
-from trainer.run.jit import AUTO, CHUNK, NONE, choose
+from trainer.run.jit import AUTO, CHUNK, NONE, DoesNotCompile, choose
+from trainer.run.measure import Layout
 from trainer.run.program import Program
 from trainer.run.splits import splits_of
 from trainer.run.state import TrainState
@@ -73,32 +73,32 @@ def assemble(
         state = TrainState(experiment, config.seed, ema=config.ema, precision=config.precision, freeze=config.freeze)
     update = Update(accumulate=config.accumulate, clip_norm=config.clip_norm, on_nonfinite=config.on_nonfinite)
     jit = choose(config.jit, state, source, known=known.jit if known else None)
-    with times.starting("trace"):
-        make_program = functools.partial(
-            Program, experiment, state, source, seed=config.seed, update=update, tick=config.seconds("tick")
-        )
-        program = make_program(jit=jit)
+
+    def trace(jit: str) -> tuple[Program, dict[str, Evaluator], dict[str, Layout]]:
+        evaluated, tick = state.ema_model or state.model, config.seconds("tick")
+        with times.starting("trace"):
+            program = Program(experiment, state, source, seed=config.seed, jit=jit, update=update, tick=tick)
+            evaluators = {
+                split: Evaluator(experiment, evaluated, data, split=split, seed=config.seed, jit=jit == CHUNK)
+                for split, data in splits.items()
+                if config.eval_every != "never"
+            }
+            layouts = {split: evaluator.build() for split, evaluator in evaluators.items()}
+        return program, evaluators, {"train": program.layout, **layouts}
+
+    program, evaluators, layouts = trace(jit)
     notes = []
     if known is None or known.jit != jit:
         # Who asks for a mode has to know whether there is one; what `run.json` tells of did compile.
         try:
-            program.compile(times)
-        except ConfigError as error:
+            compile_ahead(program, evaluators, times)
+        except DoesNotCompile as error:
             if config.jit != AUTO or known is not None:
                 raise
             # Nobody asked for it: the rule has one condition more.
-            notes.append(f"jit=auto is none here, because {error}")
+            notes.append(f"jit=auto is none here, because chunk does not compile: {error.why}")
             jit = NONE
-            with times.starting("trace"):
-                program = make_program(jit=jit)
-    with times.starting("trace"):
-        evaluated = state.ema_model or state.model
-        evaluators = {
-            split: Evaluator(experiment, evaluated, data, split=split, seed=config.seed, jit=jit == CHUNK)
-            for split, data in splits.items()
-            if config.eval_every != "never"
-        }
-        layouts = {"train": program.layout, **{split: evaluator.build() for split, evaluator in evaluators.items()}}
+            program, evaluators, layouts = trace(jit)
     if type(experiment).summarize is Experiment.summarize:
         # Otherwise only the first record tells which metrics there are.
         decisions.check({f"{group}/{name}" for group, layout in layouts.items() for name in layout.recorded()})
@@ -126,6 +126,17 @@ def assemble(
         clock_in_log=config.clock_in_log,
     )
     return Assembly(experiment, config, source, state, program, evaluators, schedule, decisions, info, notes)
+
+
+def compile_ahead(program: Program, evaluators: Mapping[str, Evaluator], times: Times) -> None:
+    """Compiles what of a run is to be compiled and is not yet.
+
+    Raises:
+      DoesNotCompile: XLA cannot.
+    """
+    program.compile(times)
+    for evaluator in evaluators.values():
+        evaluator.compile(times)
 
 
 def _sources(experiment: Experiment, config: Config) -> tuple[Source, dict[str, Source]]:

@@ -33,7 +33,7 @@ class Delivery:
         self._times = times
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="records")
         self._under_way: Future[None] | None = None
-        self._untaken: list[Record] = []
+        self._untaken: collections.deque[Record] = collections.deque()
         self._waiting: collections.deque[Record] = collections.deque()
         self._delivered = to.log.durable
         self._synced = time.monotonic()
@@ -85,10 +85,8 @@ class Delivery:
                 under_way.result()
 
     def taken(self) -> list[Record]:
-        """The records written since the last call."""
-        self.settle()
-        taken, self._untaken = self._untaken, []
-        return taken
+        """The records written since the last call, as far as the thread has come; all of them after `settle`."""
+        return [self._untaken.popleft() for _ in range(len(self._untaken))]
 
     def sync(self) -> None:
         """Makes what was written durable, and hands it over.

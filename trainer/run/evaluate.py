@@ -14,9 +14,11 @@ from trainer.data.sources import HostSource
 from trainer.errors import ConfigError
 from trainer.run.experiment import Experiment
 from trainer.run.feed import EvaluationFeed, told_of
+from trainer.run.jit import CHUNK, refusing
 from trainer.run.measure import Layout, measure
 from trainer.run.pace import Pace
 from trainer.run.state import EVALUATION_STREAM
+from trainer.run.timing import Times
 from trainer.run.tracing import converted, trace_on_batch
 
 
@@ -48,6 +50,7 @@ class Evaluator:
         self._measure: Any = None
         # XLA compiles no reading from an iterator.
         self._jit = jit and not self._feed.signature
+        self._compiled = not self._jit
         self._chunk: Any = None
         self.weight = 0.0
 
@@ -65,6 +68,24 @@ class Evaluator:
             *self._feed.signature,
         )
         return self._layout
+
+    def compile(self, times: Times) -> None:
+        """Has XLA compile ahead what it is to compile; evaluates nothing, and is done once.
+
+        Args:
+          times: where it is noted how long that takes.
+
+        Raises:
+          DoesNotCompile: it cannot.
+        """
+        if self._compiled:
+            return
+        assert self._layout is not None
+        # No batch: there is nothing to do from the first to the first.
+        first, tick = tf.zeros([], tf.int64), tf.zeros([], tf.float64)
+        with times.starting("compile"), refusing(CHUNK):
+            self._chunk(first, first, tick, tf.zeros([self._layout.width], tf.float64))
+        self._compiled = True
 
     def run(self, pace: Pace, interrupted: Callable[[], bool]) -> tuple[Mapping[str, Any], Mapping[str, int]] | None:
         """Evaluates the whole split.

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+from collections.abc import Iterator
+
+import tensorflow as tf
 
 from trainer.data import Source
 from trainer.data.sources import GraphSource
@@ -47,11 +51,42 @@ def choose(asked: str, state: TrainState, source: Source, *, known: str | None) 
     return CHUNK if in_memory and small and not guests.has_guests(state.model) else NONE
 
 
-def refusal(mode: str, message: str) -> str:
-    """One line for what XLA said when it could not compile a program: the operation, and where it was made."""
+@contextlib.contextmanager
+def refusing(mode: str) -> Iterator[None]:
+    """Has what XLA cannot compile come out as one line; any other error is one of the program itself.
+
+    Raises:
+      DoesNotCompile: XLA cannot.
+    """
+    try:
+        yield
+    except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError, ValueError) as error:
+        # XLA says "compile", "Compilation", "uncompilable".
+        if "ompil" in str(error):
+            raise DoesNotCompile(mode, str(error)) from error
+        raise
+
+
+class DoesNotCompile(ConfigError):
+    """XLA cannot compile what it is to.
+
+    Args:
+      mode: what it was to.
+      message: XLA's.
+
+    Attributes:
+      why: that, in a few words.
+    """
+
+    def __init__(self, mode: str, message: str) -> None:
+        self.why = _in_a_few_words(message)
+        super().__init__(f"jit={mode} does not compile here: {self.why}; use --jit=none")
+
+
+def _in_a_few_words(message: str) -> str:
+    """What XLA said: the operation that it has not, and where that was made."""
     found = _NO_KERNEL.search(message)
     what = f"XLA has no {found['op']}" if found else message.splitlines()[0][:300]
     made = _MADE.search(message)
     lines = _LINE.findall(made["trace"]) if made else []
-    where = " (made in {}, line {}, in {})".format(*lines[-1]) if lines else ""
-    return f"jit={mode} does not compile here: {what}{where}; use --jit=none"
+    return what + (" (made in {}, line {}, in {})".format(*lines[-1]) if lines else "")

@@ -134,8 +134,6 @@ class Loop:
             stop = self._boundary(self._due())
         elif parts.schedule.finished(self._now) or self._ended or parts.decisions.stopped:
             stop = self._nothing_to_do()
-        if stop is None:
-            parts.program.compile(self._times)
         while stop is None:
             boundary = bool(self._request) or self._run_chunk()
             self._to.store.poll()
@@ -146,6 +144,7 @@ class Loop:
             else:
                 # Looked at: nothing was due, or only what has to wait for a log step, which the next chunk has to know.
                 self._before, self._pending = self._now, due.pending
+                self._fold()
                 if self._records.overdue:
                     self._records.sync()
         with self._times(SAVE):
@@ -303,6 +302,7 @@ class Loop:
             # Also where the target is reached at once: a later, larger one finds nothing to do.
             self._ended = True
         elif not finished:
+            self._records.settle()
             self._to.store.drain()
             raise Unusable(
                 f"the training data ended at step {self._now.step} after {self._now.examples} examples, before the "
@@ -332,10 +332,13 @@ class Loop:
 
     def _decide(self) -> Verdict:
         """Folds the new records into the decisions; returns what they say about this step."""
-        decisions, step = self._parts.decisions, self._now.step
+        self._fold()
+        return self._parts.decisions.at(self._now.step)
+
+    def _fold(self) -> None:
+        """Takes in what is written: between boundaries too, or a run that logs every step keeps all its records."""
         for record in self._records.taken():
-            decisions.fold(record)
-        return decisions.at(step)
+            self._parts.decisions.fold(record)
 
     def _save(self, reasons: Sequence[str], *, complete: bool = False, last: bool = False) -> None:
         """Saves this step, or completes its checkpoint with what was made up for."""

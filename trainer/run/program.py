@@ -17,7 +17,7 @@ from trainer.errors import ConfigError
 from trainer.run.chunk import ENDED, NEVER, Chunk, most_closes
 from trainer.run.experiment import Experiment
 from trainer.run.feed import Counting, make_feed, told_of
-from trainer.run.jit import CHUNK, NONE, refusal
+from trainer.run.jit import CHUNK, NONE, refusing
 from trainer.run.measure import Layout
 from trainer.run.state import TrainState
 from trainer.run.step import TrainStep, Update
@@ -140,7 +140,7 @@ class Program:
           times: where it is noted how long that takes.
 
         Raises:
-          ConfigError: it cannot.
+          DoesNotCompile: it cannot.
         """
         if self._compiled:
             return
@@ -233,13 +233,8 @@ class Program:
     @contextlib.contextmanager
     def _refusing(self) -> Iterator[None]:
         """Refuses what does not compile, up to the first time that it did."""
-        try:
+        with contextlib.nullcontext() if self._compiled else refusing(self._jit):
             yield
-        except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError, ValueError) as error:
-            # XLA says "compile", "Compilation", "uncompilable"; anything else is an error of the step itself.
-            if not self._compiled and "ompil" in str(error):
-                raise ConfigError(refusal(self._jit, str(error))) from error
-            raise
         self._compiled = True
 
     def _row(self, vector: np.ndarray) -> Row:

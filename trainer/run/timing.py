@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from trainer.ledger.journal import DATA_WAIT, PARTS, START, STEP, TOTAL
+from trainer.views.formatting import duration
 
 _TELL_SECONDS = 60.0
 
@@ -117,5 +118,9 @@ def start_line(told: Mapping[str, Any]) -> str | None:
     """What a person is told of the start by what `Times.told` returned: only where that tells of it."""
     if "first_step_s" not in told:
         return None
-    parts = ", ".join(f"{name.replace('_', ' ')} {seconds:.2g} s" for name, seconds in told["start"].items())
-    return f"first step after {told['first_step_s']:.3g} s: {parts}"
+    parts = ", ".join(f"{name.replace('_', ' ')} {_length(seconds, 2)}" for name, seconds in told["start"].items())
+    return f"first step after {_length(told['first_step_s'], 3)}: {parts}"
+
+
+def _length(seconds: float, digits: int) -> str:
+    return f"{seconds:.{digits}g} s" if seconds < 99 else duration(seconds)

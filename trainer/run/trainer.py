@@ -25,7 +25,7 @@ from trainer.ledger.run_info import RunInfo
 from trainer.process import workers
 from trainer.process.lock import Lock, locked
 from trainer.process.signals import StopRequest
-from trainer.run.assembly import Assembly, assemble
+from trainer.run.assembly import Assembly, assemble, compile_ahead
 from trainer.run.auto_save import make_auto_save
 from trainer.run.catalog import canonical_name, short_name
 from trainer.run.config import Config, make_config
@@ -123,6 +123,7 @@ class Trainer:
             if known is not None:
                 # Before anything is touched; and again by what the run really goes on from.
                 self._identify(parts, known)
+                self._compile(parts, known, host.times)
             else:
                 self.directory.files.commit(self.directory.run_info, parts.info.encode())
             info = known or parts.info
@@ -294,6 +295,12 @@ class Trainer:
     def _identify(self, parts: Assembly, known: RunInfo) -> Continuation:
         """How the run in the directory would go on; refuses where that is not what is asked for."""
         return self._continue(parts, known, newest_manifest(self.directory, known.run_id))
+
+    def _compile(self, parts: Assembly, known: RunInfo, times: Times) -> None:
+        """Compiles ahead what is trained further; of a run that is at its target, nothing is."""
+        resumed = newest_manifest(self.directory, known.run_id)
+        if resumed is None or not parts.schedule.finished(resumed.progress):
+            compile_ahead(parts.program, parts.evaluators, times)
 
     def _continue(self, parts: Assembly, known: RunInfo, resumed: Manifest | None) -> Continuation:
         allowed = self.config.allowed_changes()
