@@ -10,6 +10,7 @@ import tensorflow as tf
 import zoo
 
 import trainer
+from experiments.digits import Digits
 from trainer.proof import doctor, jit
 from trainer.proof.build import Built, build
 from trainer.proof.doctor import Diagnosis, examine
@@ -62,6 +63,22 @@ def test_healthy_experiment_comes_out_clean(tmp_path: pathlib.Path) -> None:
     assert diagnosis.findings == ()
     assert diagnosis.warnings == ()
     assert diagnosis.jit["recommended"] in jit.MODES
+
+
+@pytest.mark.slow
+def test_digits_come_out_clean(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Compiling it in each mode takes longer than all the rest, and finds nothing.
+    monkeypatch.setattr(doctor, "measure_modes", lambda *arguments: {"recommended": "none"})
+    diagnosis = examined(Digits, tmp_path, jit="none")
+    assert diagnosis.findings == ()
+    assert diagnosis.warnings == ()
+
+
+@pytest.mark.parametrize("mode", ["none", "chunk"])
+def test_traces_of_digits_are_clean_compiled_or_not(mode: str) -> None:
+    built = build(Digits, {**cadences(3, (1,)), "jit": mode})
+    assert isinstance(built, Built)
+    assert list(examine_traces(built, Digits())) == []
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""The program's parts: the seeds of its steps."""
+"""The program's parts: the seeds of its steps, and how many windows it has room for."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from trainer.data import fold_in, run_seed
-from trainer.run.chunk import seeds_of_step, seeds_of_steps
+from trainer.run.chunk import most_closes, seeds_of_step, seeds_of_steps
 from trainer.run.state import TRAIN_STREAM
 
 
@@ -20,3 +20,15 @@ def test_the_seed_of_a_step_is_folded_of_step_micro_batch_and_replica(compiled: 
     one = tf.function(lambda step: seeds_of_step(17, step, 3), jit_compile=compiled)
     for step, seeds in zip(steps, expected, strict=True):
         assert np.array_equal(one(tf.constant(step, tf.int64)), seeds)
+
+
+def test_windows_close_in_a_chunk_as_many_as_fit_into_32_kib_and_at_least_16() -> None:
+    # That of digits: the weights, two means, two counts of what is not finite, and a learning rate.
+    assert most_closes(6) == 405
+    found = [most_closes(width) for width in range(1, 3000)]
+    for width, most in enumerate(found, 1):
+        # Beside those there are the row where the chunk ends, the open window and the time waited; one is to spare.
+        assert most == 16 or 8 * (width + 4) * (most + 3) <= 1 << 15
+        assert 8 * (width + 4) * (most + 5) > 1 << 15
+    assert found == sorted(found, reverse=True)
+    assert found[-1] == most_closes(10**9) == 16

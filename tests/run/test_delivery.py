@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 import types
 from pathlib import Path
 from typing import Any
@@ -117,3 +118,56 @@ def test_records_of_a_thread_are_written_in_their_order_and_none_is_lost_when_th
     with locked(str(tmp_path / "lock")) as lock, pytest.raises(ZeroDivisionError):
         failing(lock)
     assert [record.step for record in read_records(MetricLog(tmp_path).directory)] == list(range(1, 22))
+
+
+def trained(step: int) -> list[Record]:
+    """What a chunk might write: as many records as the step's last digit says."""
+    return [Record("train", 10 * step + n, 4, None, {"loss": 0.5}, window=(step - 1, step)) for n in range(step % 10)]
+
+
+def steps(records: list[Record]) -> list[int]:
+    return [record.step for record in records]
+
+
+def test_what_a_thread_writes_is_taken_once_and_in_order_however_often_it_is_asked_for(tmp_path: Path) -> None:
+    taken: list[Record] = []
+    expected: list[int] = []
+    with locked(str(tmp_path / "lock")) as lock, delivery(tmp_path, [], lock) as records:
+        for step in range(1, 300):
+            records.begin(functools.partial(trained, step))
+            expected += steps(trained(step))
+            for _ in range(step % 4):
+                taken += records.taken()
+                assert steps(taken) == expected[: len(taken)]
+            if step % 7 == 0:
+                records.settle()
+                taken += records.taken()
+                assert steps(taken) == expected
+            if step % 50 == 0:
+                records.write(trained(step + 1))
+                expected += steps(trained(step + 1))
+        records.settle()
+        taken += records.taken()
+        assert steps(taken) == expected
+        assert records.taken() == []
+
+
+def test_what_is_taken_is_what_there_is_and_waits_for_nothing(tmp_path: Path) -> None:
+    go_on = threading.Event()
+    waited_in_vain: list[bool] = []
+
+    def held() -> list[Record]:
+        waited_in_vain.append(not go_on.wait(timeout=20))
+        return trained(2)
+
+    with locked(str(tmp_path / "lock")) as lock, delivery(tmp_path, [], lock) as records:
+        records.begin(functools.partial(trained, 1))
+        records.begin(held)
+        # Those before were through when it began.
+        assert steps(records.taken()) == steps(trained(1))
+        assert records.taken() == []
+        go_on.set()
+        records.settle()
+        assert steps(records.taken()) == steps(trained(2))
+        assert records.taken() == []
+    assert waited_in_vain == [False]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -156,3 +158,66 @@ def test_a_split_without_a_length_is_refused_by_name(linear: Any) -> None:
     source.examples = None
     with pytest.raises(ConfigError, match="'validation' has no known length"):
         evaluator(linear(), linear().model([1, 2]), source=source)
+
+
+# --- What XLA compiles of it ------------------------------------------------------------------------------------------
+
+OPTIONS: dict[str, Any] = {"train_for": 4, "log_every": 2, "eval_every": 2, "save_every": "never", "progress": "plain"}
+
+
+@pytest.fixture
+def calling(linear: Any) -> Any:
+    """An experiment whose evaluation alone calls Python, which XLA compiles nothing of."""
+
+    @dataclasses.dataclass(frozen=True)
+    class Calling(linear):
+        def eval_data(self) -> Mapping[str, trainer.data.Source]:
+            return {"validation": self.source()}
+
+        def loss(self, model: Any, batch: Mapping[str, tf.Tensor], *, training: bool, seed: Any) -> trainer.Loss:
+            loss = super().loss(model, batch, training=training, seed=seed)
+            if training:
+                return loss
+            called = tf.ensure_shape(tf.py_function(lambda y: 2 * y, [batch["y"]], tf.float32), [4])
+            return dataclasses.replace(loss, metrics={"called": called})
+
+    return Calling()
+
+
+def evaluations(run_dir: pathlib.Path) -> list[int]:
+    records = map(json.loads, (run_dir / "metrics.jsonl").read_text().splitlines())
+    return [record["step"] for record in records if record["kind"] == "eval"]
+
+
+@pytest.mark.parametrize("mode", ["none", "step"])
+def test_an_evaluation_is_not_compiled_where_the_chunk_is_not(mode: str, calling: Any, tmp_path: pathlib.Path) -> None:
+    trainer.Trainer(calling, run_dir=str(tmp_path / "run"), jit=mode, **OPTIONS).run()
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["jit"] == mode
+    assert evaluations(tmp_path / "run") == [2, 4]
+
+
+def test_an_evaluation_that_does_not_compile_is_refused_with_a_compiled_chunk_before_anything_is_written(
+    calling: Any, tmp_path: pathlib.Path
+) -> None:
+    with pytest.raises(ConfigError, match=r"^jit=chunk does not compile here: XLA has no EagerPyFunc \(made in ") as e:
+        trainer.Trainer(calling, run_dir=str(tmp_path / "run"), jit="chunk", **OPTIONS).run()
+    assert "test_evaluate.py, line" in str(e.value)
+    assert "\n" not in str(e.value)
+    assert not (tmp_path / "run" / "run.json").exists()
+    assert not list(tmp_path.rglob("*.jsonl"))
+
+
+def test_auto_compiles_nothing_where_the_evaluation_does_not_compile_and_says_so(
+    calling: Any, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trainer.Trainer(calling, run_dir=str(tmp_path / "run"), **OPTIONS).run()
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["jit"] == "none"
+    assert evaluations(tmp_path / "run") == [2, 4]
+    notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("jit=auto is none here, because")]
+    assert len(notes) == 1
+    assert "EagerPyFunc" in notes[0]
+
+
+def test_what_is_never_evaluated_need_not_compile(calling: Any, tmp_path: pathlib.Path) -> None:
+    trainer.Trainer(calling, run_dir=str(tmp_path / "run"), jit="chunk", **{**OPTIONS, "eval_every": "never"}).run()
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["jit"] == "chunk"

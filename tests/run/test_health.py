@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,20 +18,41 @@ DTYPES = pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "fl
 HOW = pytest.mark.parametrize("how", ["graph", "xla"])
 
 
-def problem(objective: tf.Tensor, gradients: Sequence[Any], how: str) -> str | None:
-    """The first problem in words, as a program finds it that is traced, or compiled."""
-    names = [f"the gradient of variable {number}" for number in range(len(gradients))]
+MATRICES = {
+    "hidden layer": [64, 128],
+    "transposed hidden layer": [128, 64],
+    "output layer": [128, 10],
+    "transposed output layer": [10, 128],
+    "convolution": [3, 3, 64, 64],
+    "transposed convolution": [64, 64, 3, 3],
+    "convolution with few inputs": [2, 2, 8, 64],
+    "smallest": [8, 8],
+    "too few rows": [7, 9],
+    "too few columns": [9, 7],
+}
+
+
+def finder(how: str) -> Callable[[tf.Tensor, Sequence[Any]], str | None]:
+    """What finds the first problem in words, as a program does that is traced, or compiled, once for these shapes."""
     words: list[str] = []
 
     # The values come in as arguments: constants would be looked at while it is compiled.
     @tf.function(autograph=False, jit_compile=how == "xla" or None)
     def look(objective: tf.Tensor, gradients: Sequence[Any]) -> tf.Tensor:
+        names = [f"the gradient of variable {number}" for number in range(len(gradients))]
         health = Health(objective, gradients, names, compiled=how == "xla")
         words[:] = health.problems
         return health.problem()
 
-    number = int(look(objective, list(gradients)))
-    return words[number - 1] if number else None
+    def find(objective: tf.Tensor, gradients: Sequence[Any]) -> str | None:
+        number = int(look(objective, list(gradients)))
+        return words[number - 1] if number else None
+
+    return find
+
+
+def problem(objective: tf.Tensor, gradients: Sequence[Any], how: str) -> str | None:
+    return finder(how)(objective, gradients)
 
 
 def plain(dtype: str, *values: float) -> tf.Tensor:
@@ -103,6 +124,33 @@ def test_one_bad_value_among_very_many_is_found(how: str) -> None:
         values = np.ones(100_000, np.float32)
         values[place] = np.inf
         assert problem(tf.constant(0.0), [tf.constant(values)], how) == "the gradient of variable 0"
+
+
+@HOW
+@DTYPES
+def test_one_bad_value_anywhere_in_a_matrix_is_found_and_no_other_is_blamed(dtype: str, how: str) -> None:
+    generator = np.random.default_rng(11)
+    # Of all sizes, as gradients are: what sums to nothing must not hide anything.
+    healthy = [generator.normal(0, 10.0 ** generator.integers(-6, 3), shape) for shape in MATRICES.values()]
+    find, loss = finder(how), tf.constant(1.0)
+
+    def found(values: Sequence[np.ndarray]) -> str | None:
+        return find(loss, [tf.cast(tf.constant(value), dtype) for value in values])
+
+    assert found(healthy) is None
+    for number, values in enumerate(healthy):
+        places = [0, values.size - 1, *generator.integers(0, values.size, 4)]
+        for place in places:
+            for bad in (np.nan, np.inf, -np.inf):
+                poisoned = values.copy()
+                poisoned.flat[place] = bad
+                named = found([*healthy[:number], poisoned, *healthy[number + 1 :]])
+                assert named == f"the gradient of variable {number}", (list(MATRICES)[number], place, bad)
+    # Whose infinities cancel in a sum.
+    both = healthy[0].copy()
+    both.flat[[5, 5000]] = np.inf, -np.inf
+    assert found([both, *healthy[1:]]) == "the gradient of variable 0"
+    assert found(healthy) is None
 
 
 def test_whether_the_objective_alone_is_finite_is_told_apart() -> None:
