@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from bench.parts import SHAPES
+from trainer.optim.kernels import without_xla
 
 
 def measure(*, whose: str, shape: str, seconds: float) -> dict[str, Any]:
@@ -29,7 +31,8 @@ def measure(*, whose: str, shape: str, seconds: float) -> dict[str, Any]:
 
     @tf.function(jit_compile=bool(compiled) or None)
     def update() -> None:
-        optimizer.apply(gradients, variables)
+        with contextlib.nullcontext() if compiled else without_xla():
+            optimizer.apply(gradients, variables)
 
     for _ in range(3):
         update()

@@ -49,8 +49,8 @@ class Floor(Contender):
         if source == "arrays":
             self._next: Callable[[tf.Tensor], Any] = lambda step: data.train_batch(seed, step * what.batch_size)
         else:
-            iterator = iter(data.train_batches(np.asarray(seed)))
-            self._next = lambda step: iterator.get_next()[0]
+            iterator = iter(data.full_batches(np.asarray(seed)))
+            self._next = lambda step: data.full_batch(iterator.get_next())
         self._loop = tf.function(self._while, autograph=False, jit_compile=jit == CHUNK)
 
     def warm_up(self) -> None:

@@ -14,6 +14,8 @@ from bench.contender import EVERY, Contender, Setting, timed
 
 CHECK_STEPS = 20
 """The steps after which losses are compared: one window of the log."""
+_OF_A_SAVE = 3
+"""A save that is written beside training copies the weights and both moments of Adam."""
 KINDS = {
     "ours": "bench.ours:Ours",
     "floor": "bench.floor:Floor",
@@ -66,6 +68,7 @@ def perform(job: Job) -> dict[str, Any]:
         "loss": done.last_loss,
         "peak_mb": peak,
         "peak_and_weights_mb": peak + what.megabytes(),
+        "peak_and_save_mb": peak + _OF_A_SAVE * what.megabytes(),
         "weights_mb": what.megabytes(),
         **contender.details,
     }

@@ -78,7 +78,7 @@ def measure(
             so_far.samples.append(perform(Job(row.kind, row.workload, row.options, row.steps, seconds, expected)))
         except Failed as error:
             so_far.error, so_far.details = str(error), error.details
-        figure = next(iter(part.figures))
-        said = so_far.error or f"{so_far.samples[-1][figure]:,.4g} {part.figures[figure]}"
+        figure = part.figures[0]
+        said = so_far.error or f"{so_far.samples[-1][figure.key]:,.4g} {figure.unit}"
         tell(f"  {part.name} {number + 1}/{rounds}: {row.name}: {said}")
     return found

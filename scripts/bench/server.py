@@ -62,7 +62,7 @@ def _answer(job: dict[str, Any]) -> dict[str, Any]:
 def _versions() -> dict[str, str | None]:
     """Of what takes part; None of what is not installed."""
     found: dict[str, str | None] = {}
-    for name in ("tensorflow", "keras", "numpy", "tf-models-official", "tf_keras"):
+    for name in ("checkpoint-trainer", "tensorflow", "keras", "numpy", "tf-models-official", "tf_keras"):
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

@@ -1,31 +1,31 @@
-"""scripts/bench.sh: who takes turns, what is compared, what is promised, and what the tables say of it."""
+"""scripts/bench.sh: who takes turns, what is promised, and what the tables and the file say of it."""
 
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
-import os
+import math
 import pathlib
-import signal
-import subprocess
 import sys
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from rich.console import Console
+from rich.table import Table
 
 sys.path.append(str(pathlib.Path(__file__).parents[2] / "scripts"))
 
-from bench import __main__ as command
-from bench import jobs, parts, server
-from bench.check import check
+from bench import jobs, parts
 from bench.contender import Run, timed
 from bench.jobs import Job
-from bench.parts import PARTS, REFERENCE, Part, Row
+from bench.parts import PARTS, Figure, Part, Row
 from bench.rounds import Measured, interleaved, measure
-from bench.table import WIDTH, as_json, part_table, target_table
+from bench.rounds_json import as_json, write
+from bench.table import figure_table, target_table
 from bench.targets import TARGETS, Target, Value, Verdict, verdicts
-from bench.workers import ROOT, Failed, Workers
+from bench.workers import ROOT, Failed
 
 ROWS = [Row(name, "ours", "regression") for name in ("a", "b", "c")]
 BY_NAME = {part.name: part for part in PARTS}
@@ -47,35 +47,10 @@ def silent(line: str) -> None:
     """Where no one looks at the progress."""
 
 
-@pytest.fixture
-def workers(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Job], dict[str, Any]]], list[Job]]:
-    """Has the command line work with jobs that `perform` does, and returns those that it asks for."""
-
-    def replace(perform: Callable[[Job], dict[str, Any]]) -> list[Job]:
-        asked: list[Job] = []
-
-        class Fake:
-            def __init__(self, python: str) -> None: ...
-            def __enter__(self) -> Fake:
-                return self
-
-            def __exit__(self, *error: object) -> None: ...
-            def ready(self) -> dict[str, Any]:
-                return {"import_s": 2.0}
-
-            def perform(self, job: Job) -> dict[str, Any]:
-                asked.append(job)
-                return perform(job)
-
-        monkeypatch.setattr(command, "Workers", Fake)
-        monkeypatch.setattr(command.signal, "signal", lambda number, handler: None)
-        return asked
-
-    return replace
-
-
-def well(job: Job) -> dict[str, Any]:
-    return {"loss": 0.5, "jit": "none"} if job.check else sample()
+def lines_of(table: Table, width: int = 120) -> list[str]:
+    console = Console(file=io.StringIO(), width=width)
+    console.print(table)
+    return [line.rstrip() for line in console.file.getvalue().splitlines()]  # type: ignore[attr-defined]
 
 
 class TestRounds:
@@ -103,7 +78,7 @@ class TestRounds:
 
     def test_a_row_that_failed_the_check_is_not_measured(self) -> None:
         known = {"a": Measured(error="it failed")}
-        found = measure(part_of(*ROWS[:1]), rounds=2, seconds=1, perform=well, tell=silent, among=known)
+        found = measure(part_of(*ROWS[:1]), rounds=2, seconds=1, perform=lambda job: sample(), tell=silent, among=known)
         assert found["a"].samples == []
 
     def test_a_later_round_knows_how_long_a_step_takes(self) -> None:
@@ -142,56 +117,6 @@ class TestTimed:
         assert asked == [20_000]
 
 
-class TestCheck:
-    ROWS = (
-        Row(REFERENCE, "floor", "regression"),
-        Row("ours arrays chunk", "ours", "regression"),
-        Row("fit", "keras_fit", "regression"),
-    )
-
-    def checked(self, losses: dict[str, float], **options: Any) -> Any:
-        def perform(job: Job) -> dict[str, Any]:
-            assert job.check
-            loss = losses[job.kind]
-            if loss < 0:
-                raise Failed("ImportError: it is not there")
-            return {"loss": loss, "jit": "chunk"}
-
-        return check(part_of(*self.ROWS, **options), perform=perform, tell=silent)
-
-    def test_equal_losses_are_no_fault(self) -> None:
-        found = self.checked({"floor": 2.0, "ours": 2.0001, "keras_fit": 1.9999})
-        assert found.faults == []
-        assert found.rows["fit"].loss == 1.9999
-
-    def test_who_does_other_work_is_named(self) -> None:
-        found = self.checked({"floor": 2.0, "ours": 2.0, "keras_fit": 2.001})
-        (fault,) = found.faults
-        assert fault.startswith("regression: fit does other work")
-        assert "2.001" in fault
-
-    def test_a_loss_that_is_no_number_is_a_fault(self) -> None:
-        assert len(self.checked({"floor": 2.0, "ours": 2.0, "keras_fit": float("nan")}).faults) == 1
-
-    def test_what_is_known_of_another_optimizer_excuses_it_alone(self) -> None:
-        losses = {"floor": 2.0, "ours": 2.01, "keras_fit": 2.01}
-        faults = self.checked(losses, tolerance_of_others=1e-2).faults
-        assert ["does other work" in fault and "ours" in fault for fault in faults] == [True, True]
-
-    def test_who_fails_is_a_row_that_says_so_and_no_fault(self) -> None:
-        found = self.checked({"floor": 2.0, "ours": 2.0, "keras_fit": -1})
-        assert found.faults == []
-        assert found.rows["fit"].error == "ImportError: it is not there"
-
-    def test_without_the_floor_nothing_can_be_compared(self) -> None:
-        (fault,) = self.checked({"floor": -1, "ours": 2.0, "keras_fit": 2.0}).faults
-        assert "floor" in fault
-
-    def test_what_the_trainer_chooses_itself_is_the_row_of_that_mode(self) -> None:
-        found = self.checked({"floor": 2.0, "ours": 2.0, "keras_fit": 2.0})
-        assert found.chosen == {parts.OURS: "ours arrays chunk"}
-
-
 class TestTargets:
     PROMISE = Target("digits", "b ÷ a", Value(("b",)), Value(("a",)), 3, at_least=True)
 
@@ -210,7 +135,7 @@ class TestTargets:
     def test_a_missed_target_says_so(self) -> None:
         found = verdicts({"digits": {"a": measured(10), "b": measured(29)}}, {})
         assert not found[0].met
-        assert target_table(found)[-1].endswith("MISSED")
+        assert lines_of(target_table(found))[-1].endswith("MISSED")
         assert as_json({}, {}, found)["targets"][0]["met"] is False
 
     @pytest.mark.parametrize(("bound", "at_least", "met"), [(2, True, True), (2, False, True), (2.1, True, False)])
@@ -228,7 +153,8 @@ class TestTargets:
         rows = {"a": measured(10), "b": Measured([sample()], error="ImportError: no Keras")}
         (verdict,) = verdicts({"digits": rows}, {})
         assert not verdict.met
-        assert "MISSED: b: ImportError: no Keras" in target_table([verdict])[-1]
+        assert "b ÷ a: b: ImportError: no Keras" in lines_of(target_table([verdict]))[-1]
+        assert lines_of(target_table([verdict]))[-1].endswith("MISSED")
 
     def test_nothing_is_said_of_rows_that_were_not_asked_for(self) -> None:
         assert verdicts({"digits": {"a": measured(10)}}, {}) == []
@@ -259,142 +185,68 @@ def test_every_row_is_of_a_kind_that_there_is() -> None:
             assert (ROOT / "scripts" / f"{module.replace('.', '/')}.py").exists()
 
 
-class TestTable:
-    @pytest.mark.parametrize("part", PARTS, ids=lambda part: part.name)
-    def test_no_line_is_wider_than_a_screen(self, part: Part) -> None:
-        figures = dict.fromkeys(part.figures, 123_456.789)
-        rows = {row.name: Measured([sample(1e6, **figures)] * 3, loss=2.123456) for row in part.rows}
-        rows[part.rows[-1].name] = Measured(error="ConfigError: " + "a very long reason " * 20)
-        lines = part_table(part, rows, {})
-        assert max(map(len, lines)) <= WIDTH
-        assert "failed: ConfigError" in lines[-1]
+@pytest.mark.parametrize("who", ["ours", "ours compiled"])
+def test_many_small_variables_may_cost_no_more_than_one_that_is_as_large(who: str) -> None:
+    cost = {"100 × 100k": 30.0, "1 × 10M": 31.0, "1000 × 1k": 5.0, "1 × 1M": 3.0}
+    rows = {f"{who} {shape}": measured(ms, figure="ms_per_apply") for shape, ms in cost.items()}
+    told = {verdict.target.name: verdict.met for verdict in verdicts({"adam": rows}, {})}
+    wanted = {f"{who} 1000 × 1k ÷ 1 × 1M": False, f"{who} 100 × 100k ÷ 1 × 10M": True}
+    assert {name: told[name] for name in wanted} == wanted
 
-    def test_the_targets_fit_too(self) -> None:
+
+def test_memory_is_compared_with_the_weights_and_with_all_that_a_save_holds() -> None:
+    # Adam's: 40 MB of weights, and as much of either moment.
+    fit = sample(peak_and_weights_mb=340.0, peak_and_save_mb=420.0)
+    rows = {parts.SAVING: Measured([sample() | {"peak_mb": 400.0}]), parts.FIT: Measured([fit])}
+    told = {verdict.target.name: verdict.met for verdict in verdicts({"saves": rows}, {})}
+    assert told["memory ÷ (that of fit + the weights)"] is False
+    assert told["memory ÷ (that of fit + what a save holds)"] is True
+
+
+class TestTable:
+    @pytest.mark.parametrize("width", [100, 120, 140])
+    def test_no_line_is_wider_than_asked_for_and_nothing_is_cut_off(self, width: int) -> None:
+        rows = {}
+        for part in PARTS:
+            figures = {figure.key: 123_456.789 for figure in part.figures}
+            rows[part.name] = {row.name: Measured([sample(1e6, **figures)] * 3) for row in part.rows}
+        rows["digits"][parts.ORBIT] = Measured(error="ConfigError: " + "a very long reason " * 20 + "at its end")
         told = [Verdict(target, (12.345, 12.345)) for target in TARGETS]
-        assert max(map(len, target_table(told))) <= WIDTH
+        for table in (figure_table(PARTS, rows, {}), target_table(told)):
+            lines = lines_of(table, width)
+            assert max(map(len, lines)) <= width
+            assert "…" not in "".join(lines)
+        assert "at its end" in " ".join(" ".join(lines_of(figure_table(PARTS, rows, {}), width)).split())
 
     def test_a_row_shows_its_median_its_spread_and_how_it_is_to_ours(self) -> None:
         rows = {"a": measured(30, 10, 20), "b": measured(60, 40, 50)}
-        lines = part_table(part_of(*ROWS[:2]), rows, {parts.OURS: "a"})
-        assert lines[2].split()[:6] == ["a", "*", "20", "10", "30", "1.00"]
-        assert lines[3].split()[:5] == ["b", "50", "40", "60", "2.50"]
+        table = figure_table([part_of(*ROWS[:2])], {"regression": rows}, {"regression": {parts.OURS: "a"}})
+        lines = [" ".join(line.split()) for line in lines_of(table)]
+        assert "a * 20 µs a step 10 – 30 1.00" in lines
+        assert "b 50 µs a step 40 – 60 2.50" in lines
 
+    def test_parts_are_sections_of_one_table_and_each_figure_has_its_unit(self) -> None:
+        figures = (Figure("us_per_step", "µs a step", "time"), Figure("peak_mb", "MB", "most memory"))
+        made = [part_of(*ROWS[:1]), Part("saves", "and memory", ROWS[:1], figures)]
+        table = figure_table(made, {"regression": {"a": measured(10)}, "saves": {"a": measured(20)}}, {})
+        lines = [" ".join(line.split()) for line in lines_of(table)]
+        assert [line for line in lines if line.startswith("workload")] == ["workload who figure from – to ÷ ours"]
+        assert (
+            lines.index("regression a line") < lines.index("a 10 µs a step 10 – 10") < lines.index("saves and memory")
+        )
+        assert lines[-2:] == ["a: time 20 µs a step 20 – 20", "a: most memory 300 MB 300 – 300"]
 
-class TestCommandLine:
-    @pytest.mark.parametrize(
-        ("arguments", "says"),
-        [
-            (["--workload=digit"], "--workload=digit is unknown"),
-            (["--contender=theirs"], "--contender=theirs: no row begins so"),
-            (["--rounds=0"], "--rounds=0: expected 1 or more"),
-            (["--seconds=-1"], "--seconds=-1: expected a time"),
-            (["--seconds=nan"], "--seconds=nan: expected a time"),
-            (["--json=/nowhere/at/all.json"], "--json=/nowhere/at/all.json: expected a file"),
-            (["digits"], "unrecognized arguments: digits"),
-        ],
-    )
-    def test_what_cannot_be_is_refused_in_one_line(
-        self, arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        with pytest.raises(SystemExit) as ended:
-            command.main(arguments)
-        told = capsys.readouterr().err
-        assert ended.value.code == 64
-        assert says in told
-        assert told.count("\n") == 1
+    def test_a_loss_that_is_no_number_is_null_in_json(self, tmp_path: pathlib.Path) -> None:
+        bad = Measured([{**sample(), "loss": loss} for loss in (math.nan, math.inf)], loss=-math.inf)
+        mixed = Measured([{**sample(), "loss": loss} for loss in (0.5, None)])
+        write(tmp_path / "b.json", as_json({"digits": {"bad": bad, "mixed": mixed}}, {}, []))
 
-    def test_help_and_the_tables_need_no_tensorflow(self) -> None:
-        blocked = "import sys; sys.modules['tensorflow'] = None; from bench.__main__ import main; main(['--help'])"
-        env = {**os.environ, "PYTHONPATH": str(ROOT / "scripts")}
-        done = subprocess.run([sys.executable, "-c", blocked], env=env, capture_output=True, text=True, check=False)
-        assert (done.returncode, done.stderr) == (0, "")
-        assert "--contender" in done.stdout
+        def refuse(name: str) -> None:
+            raise AssertionError(name)
 
-    def test_only_what_is_asked_for_is_measured(
-        self, workers: Any, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        asked = workers(well)
-        arguments = ["--workload=regression,startup", "--contender=fit,Orbit", "--rounds=2", "--seconds=0.5"]
-        assert command.main([*arguments, f"--json={tmp_path / 'b.json'}"]) == 0
-        assert {job.workload for job in asked} == {"regression"}
-        assert [job.kind for job in asked if not job.check].count("orbit") == 2
-        assert {job.kind for job in asked if not job.check} == {"keras_fit", "orbit"}
-        written = json.loads((tmp_path / "b.json").read_text())
-        assert written["rounds"] == 2
-        assert written["machine"]["import_s"] == 2.0
-        assert len(written["parts"]["regression"]["rows"]["fit"]["rounds"]) == 2
-        assert "regression: linear regression" in capsys.readouterr().out
-
-    def test_other_work_ends_it_before_any_round(
-        self, workers: Any, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        asked = workers(lambda job: {"loss": 0.5 if job.kind == "floor" else 0.6, "jit": "none"})
-        assert command.main(["--workload=regression", f"--json={tmp_path / 'b.json'}"]) == 1
-        assert all(job.check for job in asked)
-        assert "error: regression: Orbit does other work" in capsys.readouterr().err
-        assert not (tmp_path / "b.json").exists()
-
-    def test_a_failure_is_a_row_and_the_exit_code(
-        self, workers: Any, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        def perform(job: Job) -> dict[str, Any]:
-            if job.kind == "orbit":
-                raise Failed("ModuleNotFoundError: No module named 'orbit'")
-            return well(job)
-
-        workers(perform)
-        assert command.main(["--workload=digits", "--rounds=1", f"--json={tmp_path / 'b.json'}"]) == 1
-        told = capsys.readouterr().out
-        assert "Orbit  failed: ModuleNotFoundError: No module named 'orbit'" in told
-        assert "MISSED: Orbit: ModuleNotFoundError" in told
-
-    def test_an_interrupt_is_one_line(self, workers: Any, capsys: pytest.CaptureFixture[str]) -> None:
-        def perform(job: Job) -> dict[str, Any]:
-            raise KeyboardInterrupt
-
-        workers(perform)
-        assert command.main(["--workload=adam"]) == 130
-        assert capsys.readouterr().err.splitlines()[-1] == "interrupted"
-
-
-class TestServer:
-    JOB = dataclasses.asdict(Job("ours", "regression", {}, None, 1.0, None))
-
-    def test_a_job_answers_from_a_process_of_its_own(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(jobs, "perform", lambda job: {"process": os.getpid()})
-        assert server._forked(self.JOB)["sample"]["process"] != os.getpid()
-
-    def test_what_fails_is_told_in_one_line_with_its_details(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        def perform(job: Job) -> dict[str, Any]:
-            raise ValueError("it is wrong\nand has a long story")
-
-        monkeypatch.setattr(jobs, "perform", perform)
-        answer = server._forked(self.JOB)
-        assert answer["error"] == "ValueError: it is wrong"
-        assert "long story" in answer["details"]
-
-    def test_a_killed_job_is_a_failure_and_what_it_said_is_kept(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        def perform(job: Job) -> dict[str, Any]:
-            os.write(1, b"nearly done")
-            os.kill(os.getpid(), signal.SIGKILL)
-            return {}
-
-        monkeypatch.setattr(jobs, "perform", perform)
-        assert server._forked(self.JOB) == {"error": "it was ended by SIGKILL", "details": "nearly done"}
-
-
-@pytest.mark.slow
-def test_all_who_need_no_installation_train_the_same() -> None:
-    wanted = {REFERENCE, "floor tf.data none", "ours arrays none", "ours tf.data none", *parts.HAND_WRITTEN[:1]}
-    wanted |= {parts.PYTHON_LOOP, parts.FIT, parts.FIT_100}
-    whole = BY_NAME["regression"]
-    part = dataclasses.replace(whole, rows=[row for row in whole.rows if row.name in wanted])
-    assert len(part.rows) == len(wanted)
-    with Workers() as workers:
-        assert workers.ready()["versions"]["tensorflow"]
-        found = check(part, perform=workers.perform, tell=silent)
-        assert {name: row.error for name, row in found.rows.items() if row.error} == {}
-        assert found.faults == []
-        done = workers.perform(Job("floor", "regression", {"jit": "none"}, 100, 0.0, None))
-    assert done["steps"] == 100
-    assert 0 < done["peak_mb"] < done["peak_and_weights_mb"]
+        read = json.loads((tmp_path / "b.json").read_text(), parse_constant=refuse)
+        rows = read["parts"]["digits"]["rows"]
+        assert rows["bad"]["first_loss"] is None
+        assert [taken["loss"] for taken in rows["bad"]["rounds"]] == [None, None]
+        assert rows["bad"]["figures"]["us_per_step"]["median"] == 10.0
+        assert "loss" not in rows["mixed"]["figures"]
