@@ -44,6 +44,21 @@ def trained(dtype: str, *, plain: bool, steps: int = 6) -> tuple[list[bytes], se
     return [v.numpy().tobytes() for v in (*variables, *slots)], kinds, optimizer
 
 
+def test_what_is_said_in_a_loop_holds_in_it() -> None:
+    variables, optimizer = weights(), Adam(0.01)
+    optimizer.build(variables)
+    kinds: set[str] = set()
+
+    def body(step: tf.Tensor) -> tf.Tensor:
+        with without_xla():
+            optimizer.apply(gradients_at(step, variables), variables)
+        kinds.update(node.type for node in tf.compat.v1.get_default_graph().get_operations())
+        return step + 1
+
+    tf.function(lambda: tf.while_loop(lambda step: step < 3, body, [tf.constant(0)]), autograph=False)()
+    assert "ResourceApplyAdamWithAmsgrad" in kinds
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_the_kernel_for_one_thread_computes_the_bits_of_the_other(dtype: str) -> None:
     plain, kinds, _ = trained(dtype, plain=True)

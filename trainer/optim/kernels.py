@@ -19,7 +19,7 @@ def without_xla() -> Iterator[None]:
     Without that nobody knows: an update is written the same in a function that is compiled. It holds for the function
     and the branches in it, not for another function that it calls, which may ask for XLA by itself.
     """
-    token = _traced.set(tf.compat.v1.get_default_graph())
+    token = _traced.set(_function())
     try:
         yield
     finally:
@@ -28,7 +28,12 @@ def without_xla() -> Iterator[None]:
 
 def is_without_xla() -> bool:
     """Whether `without_xla` was said of what is being traced here."""
+    return _function() is _traced.get()
+
+
+def _function() -> Any:
+    """The function that is being traced here, whatever branch or loop of it."""
     graph = tf.compat.v1.get_default_graph()
     while type(graph).__name__ in ("CondBranchFuncGraph", "WhileBodyFuncGraph"):
         graph = graph.outer_graph
-    return graph is _traced.get()
+    return graph

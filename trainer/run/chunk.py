@@ -56,6 +56,7 @@ class Chunk:
       seed: the run's seed.
       accumulate: micro-batches that a batch is taken in.
       skipped: int64 scalar variable, the steps of the open window that made no update.
+      may_skip: whether there are such steps.
       jit: `none`; `step`, where XLA compiles what follows a batch's arrival; or `chunk`, where it compiles all of it.
       tick: seconds after which it stops early where batches have to be waited for.
     """
@@ -70,6 +71,7 @@ class Chunk:
         seed: int,
         accumulate: int,
         skipped: tf.Variable,
+        may_skip: bool,
         jit: str,
         tick: float = math.inf,
     ) -> None:
@@ -80,6 +82,7 @@ class Chunk:
         self._seed = seed
         self._accumulate = accumulate
         self._skipped = skipped
+        self._may_skip = may_skip
         self._tick = tick
         # XLA has no clock; nor is there anything to wait for where it compiles the chunk.
         self.times_data = feed.waits and jit != CHUNK
@@ -213,9 +216,12 @@ class Chunk:
         added, rates, problem = self._step(values, weights, seeds)
         step = step + 1
         self._state.step.assign(step)
-        skipped += tf.cast(problem < 0, tf.int64)
-        status = tf.where(problem > 0, problem, tf.where(is_last, tf.constant(ENDED, tf.int64), 0))
-        return step, examples + count, totals + added, rates, skipped, status
+        if self._may_skip:
+            skipped += tf.cast(problem < 0, tf.int64)
+            problem = tf.maximum(problem, 0)
+        if tf.get_static_value(is_last) is not False:
+            problem = tf.where(is_last & tf.equal(problem, 0), tf.constant(ENDED, tf.int64), problem)
+        return step, examples + count, totals + added, rates, skipped, problem
 
 
 def most_closes(width: int) -> int:

@@ -26,20 +26,20 @@ class Health:
       compiled: whether to go by the values alone: XLA compiles it, or large ones are to pass.
 
     Attributes:
-      problems: what can be wrong, in words; the problem of number 1 is the first.
+      problems: what can be wrong, in words, the last first: of what is wrong, the first has the highest number.
       objective_finite: bool scalar.
     """
 
     def __init__(self, objective: tf.Tensor, gradients: Sequence[Any], names: Sequence[str], *, compiled: bool) -> None:
         present = [(name, gradient) for name, gradient in zip(names, gradients, strict=True) if gradient is not None]
-        self.problems = ("the loss", *(name for name, _ in present))
+        self.problems = (*(name for name, _ in reversed(present)), "the loss")
         self._objective = objective
         self._gradients = [_wide(_values(gradient)) for _, gradient in present]
         self._compiled = compiled
         self.objective_finite = tf.math.is_finite(objective)
 
     def problem(self) -> tf.Tensor:
-        """The number of the first problem, int64 scalar; 0 for none."""
+        """The number of the first problem, from 1, int64 scalar; 0 for none."""
         if not self._compiled:
             probes = [self._common(probe) for probe in (self._objective, *map(tf.nn.l2_loss, self._gradients))]
             return self._first(tf.math.is_finite(tf.stack(probes)))
@@ -56,10 +56,9 @@ class Health:
         return tf.add_n(squares) if squares else tf.zeros([], tf.float32)
 
     def _first(self, finite: tf.Tensor) -> tf.Tensor:
-        """The number of the first that is not finite, from 1, or 0, of bool [problems]."""
-        count = len(self.problems)
-        numbers = tf.where(finite, tf.constant(count + 1, tf.int64), tf.range(1, count + 1, dtype=tf.int64))
-        return tf.reduce_min(numbers) % (count + 1)
+        """The number of the first that is not finite, or 0, of bool [problems] in their order."""
+        numbers = tf.range(len(self.problems), 0, -1, dtype=tf.int64)
+        return tf.reduce_max(tf.where(finite, tf.zeros([], tf.int64), numbers))
 
     def _common(self, scalar: tf.Tensor) -> tf.Tensor:
         wide = any(tensor.dtype == tf.float64 for tensor in (self._objective, *self._gradients))

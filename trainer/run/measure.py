@@ -110,7 +110,7 @@ def measure(loss: Loss, batch: Batch, batch_size: int, *, returned_by: str = "lo
     if batch.weights is not None:
         padding = tf.cast(batch.weights, per_example.dtype)
         weights = padding if weights is None else tf.cast(weights, per_example.dtype) * padding
-    values = {"loss": per_example[:, None]}
+    values = {"loss": per_example}
     sizes: list[tuple[str, int | None]] = [("loss", None)]
     if not isinstance(loss.metrics, Mapping) or not all(isinstance(name, str) for name in loss.metrics):
         raise ConfigError(f"{returned_by}() returned metrics {_brief(loss.metrics)}; expected tensors by name")
@@ -121,7 +121,7 @@ def measure(loss: Loss, batch: Batch, batch_size: int, *, returned_by: str = "lo
             )
         tensor = _checked(name, value, batch_size, returned_by, columns=True)
         sizes.append((name, tensor.shape[1] if tensor.shape.rank == 2 else None))
-        values[name] = tensor if tensor.shape.rank == 2 else tensor[:, None]
+        values[name] = tensor
     weight64 = tf.constant(batch_size, tf.float64) if weights is None else tf.reduce_sum(tf.cast(weights, tf.float64))
     sums = [_weighted_sums(list(values.values()), weights)]
     if loss.regularization is not None:
@@ -160,8 +160,13 @@ def recorded_metrics(means: Mapping[str, Any], summary: Mapping[str, Any]) -> di
 
 
 def _weighted_sums(values: Sequence[tf.Tensor], weights: tf.Tensor | None) -> tf.Tensor:
-    """Σ weight · value over the batch, of all at once: float64 [Σ k] from tensors [batch, k]."""
-    table = tf.concat([tf.cast(value, tf.float64) for value in values], axis=1)
+    """Σ weight · value over the batch, of all at once: float64 [Σ k] from tensors [batch] and [batch, k]."""
+    if len({value.dtype for value in values}) == 1 and all(value.shape.rank == 1 for value in values):
+        # The common case, in the fewest operations.
+        table = tf.cast(tf.stack(values, axis=1), tf.float64)
+    else:
+        columns = [value if value.shape.rank == 2 else value[:, None] for value in values]
+        table = tf.concat([tf.cast(column, tf.float64) for column in columns], axis=1)
     return tf.reduce_sum(table if weights is None else tf.cast(weights, tf.float64)[:, None] * table, axis=0)
 
 

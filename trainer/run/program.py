@@ -119,6 +119,7 @@ class Program:
             seed=seed,
             accumulate=update.accumulate,
             skipped=self._skipped,
+            may_skip=step.may_skip,
             jit=jit,
             tick=tick,
         )

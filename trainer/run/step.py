@@ -86,8 +86,9 @@ class TrainStep:
         self.rate_names: tuple[str, ...] = ()
         self.unconnected: tuple[str, ...] = ()
         self.problems: tuple[str, ...] = ()
-        """What can be wrong with a step, in words; its problem number 1 is the first of them."""
-        self._may_skip = update.on_nonfinite == SKIP or state.loss_scale is not None
+        """What can be wrong with a step, in words: of problem number 1 and so on."""
+        self.may_skip = update.on_nonfinite == SKIP or state.loss_scale is not None
+        """Whether there are steps that make no update."""
         self._check()
 
     def __call__(
@@ -124,7 +125,7 @@ class TrainStep:
         }
         frozen = state.frozen.values()
         # The loss itself changes these, before anyone knows whether the step is to be skipped.
-        before = [(moment, moment.read_value()) for moment in (state.moments() if self._may_skip else ())]
+        before = [(moment, moment.read_value()) for moment in (state.moments() if self.may_skip else ())]
         if how.accumulate == 1:
             found = whole(self._measured_on, batch, seeds[0], variables, **options)
         else:
@@ -160,7 +161,7 @@ class TrainStep:
         # A replica's objective is its share: all have to come to the same verdict.
         names = [f"the gradient of {name}" for name in self._names(variables)]
         health = Health(self._reduce(found.objective), found.gradients, names, compiled=compiled)
-        self.problems = (found.layout.objective, *health.problems[1:])
+        self.problems = (*health.problems[:-1], found.layout.objective)
 
         def update() -> None:
             gradients = found.gradients
@@ -173,7 +174,7 @@ class TrainStep:
             for moment, value in before:
                 moment.assign(value)
 
-        if not self._may_skip:
+        if not self.may_skip:
             update()
             return totals, health.problem() if how.on_nonfinite == STOP else tf.zeros([], tf.int64)
 
@@ -209,7 +210,7 @@ class TrainStep:
             objective += totals[layout.regularization]
         # By their bits: the square of a weight may overflow where the weight is no fault.
         health = Health(objective, list(weights.values()), list(weights), compiled=True)
-        self.problems = (layout.objective, *health.problems[1:])
+        self.problems = (*health.problems[:-1], layout.objective)
         return totals, health.problem()
 
     @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]  # TensorFlow ships no types.
@@ -266,7 +267,7 @@ class TrainStep:
             )
             if given
         ]
-        if self._may_skip and not self._state.slots_ready:
+        if self.may_skip and not self._state.slots_ready:
             raise ConfigError(
                 "to skip an update needs an optimizer whose slots exist before the first step; give "
                 f"{type(self._state.optimizer).__name__} a build(variables), or use on_nonfinite=stop and no float16"
