@@ -8,7 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
-_FEW = 8
+_FEW, _SMALL = 8, 4096
 
 
 class Health:
@@ -43,7 +43,7 @@ class Health:
         if not self._compiled:
             probes = [self._common(probe) for probe in (self._objective, *map(tf.nn.l2_loss, self._gradients))]
             return self._first(tf.math.is_finite(tf.stack(probes)))
-        probes = [self._common(probe) for probe in (0.0 * self._objective, *map(_zero, self._gradients))]
+        probes = [self._common(probe) for probe in (0.0 * self._objective, *_zeros(self._gradients))]
         return tf.cond(
             tf.math.is_finite(tf.add_n(probes)),
             lambda: tf.zeros([], tf.int64),
@@ -65,19 +65,35 @@ class Health:
         return tf.cast(scalar, tf.float64 if wide else tf.float32)
 
 
-def _zero(gradient: tf.Tensor) -> tf.Tensor:
-    """A scalar: 0 where all values are finite, and NaN otherwise."""
-    columns = gradient.shape[-1] if gradient.shape.rank > 1 else 1
-    rows = (gradient.shape.num_elements() or 0) // (columns or 1)
-    if min(rows, columns or 0) < _FEW:
-        # Too slim for a product to be faster, or of a size that is not known.
-        return tf.where(_finite_bits(gradient), 0.0, math.nan)
-    matrix = tf.reshape(gradient, [rows, columns])
+def _zeros(gradients: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+    """Scalars that are 0 where all values are finite; of what is not finite one is NaN."""
+    zeros = []
+    small: dict[tf.DType, list[tf.Tensor]] = {}
+    for gradient in gradients:
+        columns = gradient.shape[-1] if gradient.shape.rank > 1 else 1
+        size = gradient.shape.num_elements() or 0
+        if min(size // (columns or 1), columns or 0) >= _FEW:
+            zeros.append(_zero_product(tf.reshape(gradient, [size // columns, columns])))
+        elif 0 < size <= _SMALL:
+            small.setdefault(gradient.dtype, []).append(tf.reshape(gradient, [-1]))
+        else:
+            # Too slim for a product to be faster, or of a size that is not known.
+            zeros.append(_zero_bits(gradient))
+    # Each look has its price: biases have one together.
+    return [*zeros, *(_zero_bits(tf.concat(values, axis=0)) for values in small.values())]
+
+
+def _zero_product(matrix: tf.Tensor) -> tf.Tensor:
+    rows, columns = matrix.shape
     if rows > columns:
         products = tf.linalg.matmul(tf.zeros([1, rows], matrix.dtype), matrix)
     else:
         products = tf.linalg.matmul(matrix, tf.zeros([columns, 1], matrix.dtype))
     return tf.reduce_sum(products)
+
+
+def _zero_bits(gradient: tf.Tensor) -> tf.Tensor:
+    return tf.where(_finite_bits(gradient), 0.0, math.nan)
 
 
 def _finite_bits(gradient: tf.Tensor) -> tf.Tensor:
