@@ -13,9 +13,9 @@ import tensorflow as tf
 import trainer
 from trainer.data import Source
 from trainer.errors import ConfigError
-from trainer.run.jit import AUTO, MODES, choose
+from trainer.run.jit import AUTO, MODES, choose, is_slow
 
-SMALL, LARGE = 1_999_999, 2_000_000
+SMALL, LARGE = 19_999_999, 20_000_000
 
 
 class Layer(tf.Module):
@@ -48,7 +48,7 @@ def chosen(asked: str, source: Source, *, parameters: int = SMALL, model: Any = 
 @pytest.mark.parametrize(
     ("parameters", "expected"), [(1, "chunk"), (SMALL, "chunk"), (LARGE, "none"), (10 * LARGE, "none")]
 )
-def test_auto_compiles_the_chunk_of_a_model_of_fewer_than_two_million_parameters(
+def test_auto_compiles_the_chunk_of_a_model_of_fewer_than_twenty_million_parameters(
     parameters: int, expected: str
 ) -> None:
     assert chosen(AUTO, in_memory(), parameters=parameters) == expected
@@ -95,3 +95,40 @@ def test_a_compiled_chunk_is_refused_where_batches_come_from_a_pipeline(known: s
     with pytest.raises(ConfigError, match=r"^jit=chunk compiles no reading of data; use jit=step") as caught:
         chosen("chunk", a_stream(), known=known)
     assert "\n" not in str(caught.value)
+
+
+IMAGES, KERNEL, MATRIX = tf.ones([2, 8, 8, 3]), tf.ones([3, 3, 3, 1]), tf.eye(4)
+SLOW = {
+    "convolution": lambda x: tf.nn.conv2d(x * IMAGES, KERNEL, 1, "SAME"),
+    "its transpose": lambda x: tf.nn.conv2d_transpose(x * IMAGES[..., :1], KERNEL, [2, 8, 8, 3], 1),
+    "convolution in one dimension": lambda x: tf.nn.conv1d(x * IMAGES[0], KERNEL[0], 1, "SAME"),
+    "convolution in three": lambda x: tf.nn.conv3d(x * IMAGES[None], KERNEL[None], [1] * 5, "SAME"),
+    "convolution by channel": lambda x: tf.nn.depthwise_conv2d(x * IMAGES, KERNEL, [1] * 4, "SAME"),
+    "largest of each square": lambda x: tf.nn.max_pool2d(x * IMAGES, 2, 2, "VALID"),
+    "triangular factor": lambda x: tf.linalg.cholesky(x * MATRIX),
+    "eigenvalues": lambda x: tf.linalg.eigvalsh(x * MATRIX),
+    "singular values": lambda x: tf.linalg.svd(x * MATRIX, compute_uv=False),
+    "inverse": lambda x: tf.linalg.inv(x * MATRIX),
+    "linear equations": lambda x: tf.linalg.solve(x * MATRIX, MATRIX),
+}
+FAST = {
+    "product": lambda x: x * MATRIX @ MATRIX,
+    "mean of each square": lambda x: tf.nn.avg_pool2d(x * IMAGES, 2, 2, "VALID"),
+    "attention": lambda x: tf.nn.softmax(tf.einsum("bqd,bkd->bqk", x * IMAGES[0], IMAGES[0])),
+    "rows of a table": lambda x: tf.gather(x * MATRIX, [0, 1]),
+}
+
+
+@pytest.mark.parametrize("what", [*SLOW, *FAST])
+def test_auto_knows_the_operations_for_which_xla_is_slow_wherever_they_are_in_a_program(what: str) -> None:
+    def gradient(x: tf.Tensor) -> tf.Tensor:
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            value = tf.reduce_sum((SLOW | FAST)[what](x))
+        return tape.gradient(value, x)
+
+    inner = tf.function(gradient, autograph=False)
+    loop = tf.function(
+        lambda x: tf.while_loop(lambda x: x > 1, lambda x: (inner(x),), (x,), parallel_iterations=1), autograph=False
+    )
+    assert is_slow(loop.get_concrete_function(tf.TensorSpec([]))) is (what in SLOW)

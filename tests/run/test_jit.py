@@ -61,6 +61,30 @@ def test_auto_compiles_nothing_where_xla_cannot_and_says_so(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("asked", "where", "expected"),
+    [("auto", "training", "none"), ("auto", "evaluation", "none"), ("chunk", "training", "chunk")],
+)
+def test_auto_compiles_no_convolution_which_who_asks_for_it_gets(
+    asked: str, where: str, expected: str, linear: Any, tmp_path: pathlib.Path
+) -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Blurred(linear):
+        def eval_data(self) -> dict[str, Any]:
+            return {"validation": self.train_data()}
+
+        def loss(self, model: Any, batch: Mapping[str, tf.Tensor], *, training: bool, seed: Any) -> trainer.Loss:
+            loss = super().loss(model, batch, training=training, seed=seed)
+            if training is not (where == "training"):
+                return loss
+            row = tf.reshape(loss.per_example, [1, -1, 1])
+            return dataclasses.replace(loss, metrics={"blurred": tf.nn.conv1d(row, tf.ones([3, 1, 1]), 1, "SAME")[0]})
+
+    trainer.Trainer(Blurred(), run_dir=str(tmp_path / "run"), jit=asked, **OPTIONS).run()
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["jit"] == expected
+
+
+@pytest.mark.slow
 def test_each_mode_trains_and_resumes_to_the_bit(linear: Any, tmp_path: pathlib.Path) -> None:
     for mode in ("step", "chunk"):
         options = {**OPTIONS, "jit": mode, "save_every": 3, "progress": "never"}

@@ -88,12 +88,16 @@ def assemble(
 
     program, evaluators, layouts = trace(jit)
     notes = []
+    ruled = config.jit == AUTO and known is None
+    if ruled and jit == CHUNK and any(part.is_slow() for part in (program, *evaluators.values())):
+        jit = NONE
+        program, evaluators, layouts = trace(jit)
     if known is None or known.jit != jit:
         # Who asks for a mode has to know whether there is one; what `run.json` tells of did compile.
         try:
             compile_ahead(program, evaluators, times)
         except DoesNotCompile as error:
-            if config.jit != AUTO or known is not None:
+            if not ruled:
                 raise
             # Nobody asked for it: the rule has one condition more.
             notes.append(f"jit=auto is none here, because chunk does not compile: {error.why}")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import tensorflow as tf
 
@@ -18,8 +20,14 @@ NONE, STEP, CHUNK = "none", "step", "chunk"
 MODES = (NONE, STEP, CHUNK)
 """Nothing; each step, from the arrival of its batch on; the whole chunk, with the order and the batches of the data."""
 AUTO = "auto"
-SMALL = 2_000_000
-"""`auto` compiles models of fewer parameters: beyond, XLA's own kernels can be slower than TensorFlow's."""
+SMALL = 20_000_000
+"""`auto` compiles models of fewer parameters: of a larger one, a step takes so long that the loop around it is nothing."""
+SLOW = ("Conv", "DepthwiseConv", "MaxPool", "Cholesky", "Eig", "MatrixInverse", "MatrixSolve", "SelfAdjointEig", "Svd")
+"""How the operations are called that `auto` does not compile, their gradients included.
+
+In a compiled loop XLA has loops of its own for them on a CPU: measured on two cores, a convolution with its gradient
+takes 25 to 700 times as long as TensorFlow's, and the others 5 to 30 times.
+"""
 
 _NO_KERNEL = re.compile(r"No registered '(?P<op>\w+)' OpKernel for XLA")
 _MADE = re.compile(r"The op is created at: *\n(?P<trace>(?:File .*\n)+)")
@@ -28,6 +36,8 @@ _LINE = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<function
 
 def choose(asked: str, state: TrainState, source: Source, *, known: str | None) -> str:
     """The mode of a run. The rule of `auto` is fixed and never measures: the choice changes the bits.
+
+    Which operations there are is known when they are traced: `auto` then still has to ask `is_slow`.
 
     Args:
       asked: one of `MODES`, or `auto`.
@@ -49,6 +59,13 @@ def choose(asked: str, state: TrainState, source: Source, *, known: str | None) 
         return known
     small = state.parameters() < SMALL
     return CHUNK if in_memory and small and not guests.has_guests(state.model) else NONE
+
+
+def is_slow(program: Any) -> bool:
+    """Whether a traced function has operations that `auto` does not compile, in itself or in what it calls."""
+    graph = program.graph.as_graph_def()
+    nodes = itertools.chain(graph.node, *(function.node_def for function in graph.library.function))
+    return any(node.op.startswith(SLOW) for node in nodes)
 
 
 @contextlib.contextmanager
