@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -151,6 +152,12 @@ def test_one_bad_value_anywhere_in_a_matrix_is_found_and_no_other_is_blamed(dtyp
     both.flat[[5, 5000]] = np.inf, -np.inf
     assert found([both, *healthy[1:]]) == "the gradient of variable 0"
     assert found(healthy) is None
+
+
+@HOW
+def test_an_objective_beyond_float32_is_finite_where_float64_has_it(how: str) -> None:
+    assert problem(tf.constant(1e300, tf.float64), [plain("float32", 1)], how) is None
+    assert problem(tf.constant(math.inf, tf.float64), [plain("float32", 1)], how) == "the loss"
 
 
 def test_whether_the_objective_alone_is_finite_is_told_apart() -> None:

@@ -89,7 +89,7 @@ def assemble(
     program, evaluators, layouts = trace(jit)
     notes = []
     ruled = config.jit == AUTO and known is None
-    if ruled and jit == CHUNK and any(part.is_slow() for part in (program, *evaluators.values())):
+    if ruled and jit == CHUNK and (program.is_slow() or any(part.is_slow() for part in evaluators.values())):
         jit = NONE
         program, evaluators, layouts = trace(jit)
     if known is None or known.jit != jit:

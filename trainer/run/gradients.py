@@ -22,10 +22,8 @@ class Gradients(NamedTuple):
     totals: tf.Tensor
     """float64 [layout.width]."""
     layout: Layout
-    objective: tf.Tensor
-    """What was differentiated: a scalar of the loss's dtype."""
     gradients: list[Any]
-    """One for each variable: a tensor, `tf.IndexedSlices`, or None where the objective does not depend on it."""
+    """Of the objective, one for each variable: a tensor, `tf.IndexedSlices`, or None where it does not depend on it."""
 
 
 def whole(
@@ -55,14 +53,15 @@ def whole(
         objective = tf.math.divide_no_nan(measured.weighted_loss, reduce(measured.weight))
         if measured.regularization is not None:
             objective += tf.cast(measured.regularization, objective.dtype) / replicas
-        scaled = objective if scale is None else objective * tf.cast(scale, objective.dtype)
+        if scale is not None:
+            objective *= tf.cast(scale, objective.dtype)
     sources = [tensor_variable(variable) for variable in variables]
-    gradients = tape.gradient(scaled, sources)
+    gradients = tape.gradient(objective, sources)
     if scale is not None:
         gradients = [None if g is None else times(g, 1 / scale) for g in gradients]
     if replicas > 1:
         gradients = _of_all_replicas(gradients, sources, reduce)
-    return Gradients(measured.totals, measured.layout, objective, gradients)
+    return Gradients(measured.totals, measured.layout, gradients)
 
 
 def accumulated(
@@ -89,7 +88,7 @@ def accumulated(
     sources = [tensor_variable(variable) for variable in variables]
     gradients: list[Any] = [None] * len(sources)
     penalties: list[Any] = [None] * len(sources)
-    totals, weighted, weight, penalty = None, None, None, None
+    totals, weight = None, None
     done: list[tf.Tensor] = []
     layout = None
     for part in range(parts):
@@ -108,19 +107,14 @@ def accumulated(
             gradients = _added(gradients, tape.gradient(share, sources), sources)
             if measured.regularization is not None:
                 penalties = _added(penalties, tape.gradient(charge, sources), sources)
-                penalty = _plus(penalty, tf.cast(measured.regularization, share.dtype) / (parts * replicas))
             del tape
             layout = measured.layout
             totals = _plus(totals, measured.totals)
-            weighted = _plus(weighted, measured.weighted_loss)
             weight = _plus(weight, measured.weight)
             done = [totals, *(g.values if _sparse(g) else g for g in gradients if g is not None)]
     assert layout is not None
     assert totals is not None
     everybody = reduce(weight)
-    objective = tf.math.divide_no_nan(weighted, everybody)
-    if penalty is not None:
-        objective = objective + penalty
     factor = tf.math.divide_no_nan(tf.cast(rows, everybody.dtype), everybody)
     unscale = 1.0 if scale is None else 1 / scale
     found = [None if gradient is None else times(gradient, factor) for gradient in gradients]
@@ -132,7 +126,7 @@ def accumulated(
     # A batch in which a value is not finite counts once, however many of its parts have it.
     first = layout.first_nonfinite
     totals = tf.concat([totals[:first], tf.minimum(totals[first:], 1.0)], axis=0)
-    return Gradients(totals, layout, objective, found)
+    return Gradients(totals, layout, found)
 
 
 def micro_batch(batch: Batch, part: int, size: int) -> Batch:

@@ -40,10 +40,11 @@ class Health:
 
     def problem(self) -> tf.Tensor:
         """The number of the first problem, from 1, int64 scalar; 0 for none."""
+        looked = _zeros(self._gradients) if self._compiled else map(tf.nn.l2_loss, self._gradients)
+        # Times 0, what is finite fits into any type.
+        probes = [self._common(probe) for probe in (0.0 * self._objective, *looked)]
         if not self._compiled:
-            probes = [self._common(probe) for probe in (self._objective, *map(tf.nn.l2_loss, self._gradients))]
             return self._first(tf.math.is_finite(tf.stack(probes)))
-        probes = [self._common(probe) for probe in (0.0 * self._objective, *_zeros(self._gradients))]
         return tf.cond(
             tf.math.is_finite(tf.add_n(probes)),
             lambda: tf.zeros([], tf.int64),
@@ -61,7 +62,7 @@ class Health:
         return tf.reduce_max(tf.where(finite, tf.zeros([], tf.int64), numbers))
 
     def _common(self, scalar: tf.Tensor) -> tf.Tensor:
-        wide = any(tensor.dtype == tf.float64 for tensor in (self._objective, *self._gradients))
+        wide = any(gradient.dtype == tf.float64 for gradient in self._gradients)
         return tf.cast(scalar, tf.float64 if wide else tf.float32)
 
 

@@ -21,9 +21,9 @@ MODES = (NONE, STEP, CHUNK)
 """Nothing; each step, from the arrival of its batch on; the whole chunk, with the order and the batches of the data."""
 AUTO = "auto"
 SMALL = 20_000_000
-"""`auto` compiles models of fewer parameters: of a larger one, a step takes so long that the loop around it is nothing."""
+"""`auto` compiles models of fewer parameters: a step of a larger one takes so long that the loop costs nothing."""
 SLOW = ("Conv", "DepthwiseConv", "MaxPool", "Cholesky", "Eig", "MatrixInverse", "MatrixSolve", "SelfAdjointEig", "Svd")
-"""How the operations are called that `auto` does not compile, their gradients included.
+"""How the names of the operations begin that `auto` does not compile; their gradients are of the same names.
 
 In a compiled loop XLA has loops of its own for them on a CPU: measured on two cores, a convolution with its gradient
 takes 25 to 700 times as long as TensorFlow's, and the others 5 to 30 times.

@@ -43,6 +43,11 @@ class Layout:
         """Where the sum of the regularization stands, which is the last of the sums; None without one."""
         return self.first_nonfinite - 1 if self.sizes[-1][0] == REGULARIZATION else None
 
+    def objective_sum(self, totals: tf.Tensor) -> tf.Tensor:
+        """Σ weight · what training makes small, a float64 scalar, of a vector of totals."""
+        regularization = self.regularization
+        return totals[self.loss] if regularization is None else totals[self.loss] + totals[regularization]
+
     @property
     def objective(self) -> str:
         """What training makes small, in words."""

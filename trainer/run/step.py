@@ -158,9 +158,9 @@ class TrainStep:
         state, how = self._state, self._how
         # Squares that overflow leave nothing to scale down to: with a bound they are looked at under XLA too.
         compiled = self._compiled and not how.clip_norm
-        # A replica's objective is its share: all have to come to the same verdict.
         names = [f"the gradient of {name}" for name in self._names(variables)]
-        health = Health(self._reduce(found.objective), found.gradients, names, compiled=compiled)
+        # The objective of all replicas, and as it is recorded: whoever computed it once more would compute it twice.
+        health = Health(found.layout.objective_sum(totals), found.gradients, names, compiled=compiled)
         self.problems = (*health.problems[:-1], found.layout.objective)
 
         def update() -> None:
@@ -205,11 +205,8 @@ class TrainStep:
         # Its gradients are its own affair: what became of the weights is seen at once.
         weights = {name: tensor_variable(variable).read_value() for name, variable in self._named_weights()}
         layout = measured.layout
-        objective = totals[layout.loss]
-        if layout.regularization is not None:
-            objective += totals[layout.regularization]
         # By their bits: the square of a weight may overflow where the weight is no fault.
-        health = Health(objective, list(weights.values()), list(weights), compiled=True)
+        health = Health(layout.objective_sum(totals), list(weights.values()), list(weights), compiled=True)
         self.problems = (*health.problems[:-1], layout.objective)
         return totals, health.problem()
 
