@@ -12,8 +12,8 @@ import tensorflow as tf
 from bench.parts import SHAPES
 from trainer.optim.kernels import without_xla
 
-_UPDATES = 10
-"""Updates in one call, as in a chunk of steps: a call with thousands of variables takes longer than to update them."""
+_UPDATES = 100
+"""Updates in one call, as in a chunk of steps: to call with thousands of variables takes as long as dozens of them."""
 
 
 def measure(*, whose: str, shape: str, seconds: float) -> dict[str, Any]:

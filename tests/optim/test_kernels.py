@@ -11,7 +11,7 @@ import tensorflow as tf
 from trainer.optim import Adam
 from trainer.optim.kernels import without_xla
 
-SIZES = (1, 128, 129, 1000, 4097, 2**15, 2**15 + 1)
+SIZES = (1, 100, 128, 129, 400, 512, 1000, 4097, 2**15, 2**15 + 1)
 
 
 def weights(dtype: str = "float32") -> list[tf.Variable]:
@@ -66,6 +66,36 @@ def test_the_kernel_for_one_thread_computes_the_bits_of_the_other(dtype: str) ->
     assert plain == fused
     assert kinds >= {"ResourceApplyAdam", "ResourceApplyAdamWithAmsgrad"}
     assert "ResourceApplyAdamWithAmsgrad" not in others
+
+
+@pytest.mark.parametrize(
+    ("dtype", "shape", "expected"),
+    [
+        ("float32", [50], False),
+        ("float32", [51], True),
+        ("float32", [400], False),
+        ("float32", [2, 204], True),
+        ("float64", [200], False),
+        ("float64", [204], True),
+        ("float32", [2**15], True),
+        ("float32", [2**15 + 8], False),
+        ("float32", [], False),
+        ("float16", [1000], False),
+    ],
+)
+def test_the_kernel_for_one_thread_takes_what_the_other_would_spread_in_vain(
+    dtype: str, shape: list[int], expected: bool
+) -> None:
+    variable = tf.Variable(tf.zeros(shape, dtype))
+    optimizer = Adam(0.01, epsilon=1e-3, beta2=0.99)
+
+    @tf.function(autograph=False)
+    def update() -> None:
+        with without_xla():
+            optimizer.apply([tf.ones(shape, dtype)], [variable])
+
+    kinds = {node.type for node in update.get_concrete_function().graph.get_operations()}
+    assert ("ResourceApplyAdamWithAmsgrad" in kinds) is expected
 
 
 def test_sixteen_bits_keep_the_kernel_that_has_them() -> None:
