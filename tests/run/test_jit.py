@@ -65,8 +65,13 @@ def test_auto_compiles_nothing_where_xla_cannot_and_says_so(
     ("asked", "where", "expected"),
     [("auto", "training", "none"), ("auto", "evaluation", "none"), ("chunk", "training", "chunk")],
 )
-def test_auto_compiles_no_convolution_which_who_asks_for_it_gets(
-    asked: str, where: str, expected: str, linear: Any, tmp_path: pathlib.Path
+def test_auto_compiles_no_convolution_and_who_asks_for_it_is_told_what_it_costs(
+    asked: str,
+    where: str,
+    expected: str,
+    linear: Any,
+    tmp_path: pathlib.Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     @dataclasses.dataclass(frozen=True)
     class Blurred(linear):
@@ -81,6 +86,9 @@ def test_auto_compiles_no_convolution_which_who_asks_for_it_gets(
             return dataclasses.replace(loss, metrics={"blurred": tf.nn.conv1d(row, tf.ones([3, 1, 1]), 1, "SAME")[0]})
 
     trainer.Trainer(Blurred(), run_dir=str(tmp_path / "run"), jit=asked, **OPTIONS).run()
+    slow = "XLA is many times slower than TensorFlow for Conv2D on a CPU"
+    told = f"jit=auto is none here, because {slow}" if asked == "auto" else f"jit=chunk: {slow}; see jit=none"
+    assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("jit=")] == [told]
     assert json.loads((tmp_path / "run" / "run.json").read_text())["jit"] == expected
 
 

@@ -89,9 +89,12 @@ def assemble(
     program, evaluators, layouts = trace(jit)
     notes = []
     ruled = config.jit == AUTO and known is None
-    if ruled and jit == CHUNK and (program.is_slow() or any(part.is_slow() for part in evaluators.values())):
-        jit = NONE
-        program, evaluators, layouts = trace(jit)
+    if jit == CHUNK and known is None and (slow := _slow_operation(program, evaluators)):
+        what = f"XLA is many times slower than TensorFlow for {slow} on a CPU"
+        notes.append(f"jit=auto is none here, because {what}" if ruled else f"jit=chunk: {what}; see jit=none")
+        if ruled:
+            jit = NONE
+            program, evaluators, layouts = trace(jit)
     if known is None or known.jit != jit:
         # Who asks for a mode has to know whether there is one; what `run.json` tells of did compile.
         try:
@@ -141,6 +144,12 @@ def compile_ahead(program: Program, evaluators: Mapping[str, Evaluator], times: 
     program.compile(times)
     for evaluator in evaluators.values():
         evaluator.compile(times)
+
+
+def _slow_operation(program: Program, evaluators: Mapping[str, Evaluator]) -> str | None:
+    """The first operation for which XLA is slow, of those that a chunk has it compile."""
+    found = [program.slow_operation(), *(evaluator.slow_operation() for evaluator in evaluators.values())]
+    return next(filter(None, found), None)
 
 
 def _sources(experiment: Experiment, config: Config) -> tuple[Source, dict[str, Source]]:

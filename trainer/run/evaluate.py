@@ -14,7 +14,7 @@ from trainer.data.sources import HostSource
 from trainer.errors import ConfigError
 from trainer.run.experiment import Experiment
 from trainer.run.feed import EvaluationFeed, told_of
-from trainer.run.jit import CHUNK, is_slow, refusing
+from trainer.run.jit import CHUNK, refusing, slow_operation
 from trainer.run.measure import Layout, measure
 from trainer.run.pace import Pace
 from trainer.run.state import EVALUATION_STREAM
@@ -69,9 +69,9 @@ class Evaluator:
         )
         return self._layout
 
-    def is_slow(self) -> bool:
-        """Whether it has operations for which XLA is slow."""
-        return is_slow(self._chunk)
+    def slow_operation(self) -> str | None:
+        """An operation of it for which XLA is slow; None for none."""
+        return slow_operation(self._chunk)
 
     def compile(self, times: Times) -> None:
         """Has XLA compile ahead what it is to compile; evaluates nothing, and is done once.

@@ -37,7 +37,7 @@ _LINE = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<function
 def choose(asked: str, state: TrainState, source: Source, *, known: str | None) -> str:
     """The mode of a run. The rule of `auto` is fixed and never measures: the choice changes the bits.
 
-    Which operations there are is known when they are traced: `auto` then still has to ask `is_slow`.
+    Which operations there are is known when they are traced: `auto` then still has to ask for a `slow_operation`.
 
     Args:
       asked: one of `MODES`, or `auto`.
@@ -61,11 +61,11 @@ def choose(asked: str, state: TrainState, source: Source, *, known: str | None) 
     return CHUNK if in_memory and small and not guests.has_guests(state.model) else NONE
 
 
-def is_slow(program: Any) -> bool:
-    """Whether a traced function has operations that `auto` does not compile, in itself or in what it calls."""
+def slow_operation(program: Any) -> str | None:
+    """The first operation of a traced function, or of what it calls, that `auto` does not compile; None for none."""
     graph = program.graph.as_graph_def()
     nodes = itertools.chain(graph.node, *(function.node_def for function in graph.library.function))
-    return any(node.op.startswith(SLOW) for node in nodes)
+    return next((node.op for node in nodes if node.op.startswith(SLOW)), None)
 
 
 @contextlib.contextmanager

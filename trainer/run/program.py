@@ -17,7 +17,7 @@ from trainer.errors import ConfigError
 from trainer.run.chunk import ENDED, NEVER, Chunk, most_closes
 from trainer.run.experiment import Experiment
 from trainer.run.feed import Counting, make_feed, told_of
-from trainer.run.jit import CHUNK, NONE, is_slow, refusing
+from trainer.run.jit import CHUNK, NONE, refusing, slow_operation
 from trainer.run.measure import Layout
 from trainer.run.state import TrainState
 from trainer.run.step import TrainStep, Update
@@ -132,9 +132,9 @@ class Program:
         self._arguments: tuple[Any, ...] | None = None
         self._compiled = jit == NONE
 
-    def is_slow(self) -> bool:
-        """Whether it has operations for which XLA is slow."""
-        return is_slow(self._chunk)
+    def slow_operation(self) -> str | None:
+        """An operation of it for which XLA is slow; None for none."""
+        return slow_operation(self._chunk)
 
     def compile(self, times: Times) -> None:
         """Has XLA compile ahead of the first step what it is to compile; changes nothing, and is done once.
