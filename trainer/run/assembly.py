@@ -11,6 +11,7 @@ from trainer.data.streams import StreamSource
 from trainer.decide.decisions import Decisions
 from trainer.errors import ConfigError
 from trainer.ledger.run_info import RunInfo
+from trainer.process import memory
 from trainer.run import machine
 from trainer.run.config import Config
 from trainer.run.decide import decisions_of
@@ -144,6 +145,7 @@ def compile_ahead(program: Program, evaluators: Mapping[str, Evaluator], times: 
     program.compile(times)
     for evaluator in evaluators.values():
         evaluator.compile(times)
+    memory.give_back()
 
 
 def _slow_operation(program: Program, evaluators: Mapping[str, Evaluator]) -> str | None:

@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from trainer.data import Source, run_seed
 from trainer.errors import ConfigError
+from trainer.process import memory
 from trainer.run.chunk import ENDED, NEVER, Chunk, most_closes
 from trainer.run.experiment import Experiment
 from trainer.run.feed import Counting, make_feed, told_of
@@ -131,6 +132,7 @@ class Program:
         )
         self._arguments: tuple[Any, ...] | None = None
         self._compiled = jit == NONE
+        self._called = False
 
     def slow_operation(self) -> str | None:
         """An operation of it for which XLA is slow; None for none."""
@@ -195,6 +197,10 @@ class Program:
         with told_of("the training data"), self._refusing():
             # The one place where values leave the device.
             matrix = self._chunk(tf.constant(until, tf.int64), tf.constant(steps), *self._arguments).numpy()
+        if not self._called:
+            # The order of the examples is compiled in any mode, and each step with `step`: in the first call.
+            memory.give_back()
+            self._called = True
         closed = matrix[-len(steps) :]
         last, status = self._row(matrix[0]), int(matrix[0, -1])
         return Advance(
