@@ -84,6 +84,7 @@ def test_bits_stay_what_they_were_when_runs_began():
     assert order(17, 3, 2**20)[:6].tolist() == [32186, 804455, 530812, 150472, 631292, 1036934]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 17])
 def test_order_of_a_million_looks_like_noise(seed):
     length = 2**20  # One standard deviation of a correlation is 0.001.

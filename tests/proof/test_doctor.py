@@ -74,6 +74,7 @@ def test_digits_come_out_clean(tmp_path: pathlib.Path, monkeypatch: pytest.Monke
     assert diagnosis.warnings == ()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["none", "chunk"])
 def test_traces_of_digits_are_clean_compiled_or_not(mode: str) -> None:
     built = build(Digits, {**cadences(3, (1,)), "jit": mode})
