@@ -31,7 +31,7 @@ def figure_table(
       chosen: by part, the rows that stand for what the trainer chooses itself.
     """
     table = _table("workload", "who", "figure", "from – to", "÷ ours", left=2)
-    if any(chosen.values()):
+    if any(name in rows[part.name] for part in parts for name in chosen.get(part.name, {}).values()):
         table.caption = "* what the trainer chooses itself; ÷ ours is by its choice for arrays"
     for part in parts:
         found, stars = rows[part.name], chosen.get(part.name, {})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import statistics
 from collections.abc import Mapping
 
@@ -149,22 +150,23 @@ def verdicts(found: Found, chosen: Mapping[str, Mapping[str, str]]) -> list[Verd
     told = []
     for target in TARGETS:
         rows, names = found.get(target.part, {}), chosen.get(target.part, {})
+        there = {*rows, *(row.name for part in PARTS if part.name == target.part for row in part.rows)}
         sides = [
-            {name: rows[name] for name in (names.get(name, name) for name in value.rows) if name in rows}
+            [name for name in (names.get(name, name) for name in value.rows) if name in there]
             for value in (target.over, target.under)
         ]
-        if all(sides):
-            told.append(_verdict(target, *sides))
+        # Where one of several was not asked for, nobody knows which is the best.
+        if all(sides) and {*itertools.chain(*sides)} <= rows.keys():
+            told.append(_verdict(target, *({name: rows[name] for name in side} for side in sides)))
     return told
 
 
 def _verdict(target: Target, over: Mapping[str, Measured], under: Mapping[str, Measured]) -> Verdict:
     values = []
     for value, side in ((target.over, over), (target.under, under)):
-        left = [row for row in side.values() if row.error is None and row.samples]
-        if not left:
-            name, row = next(iter(side.items()))
-            return Verdict(target, error=f"{name}: {row.error or 'not measured'}")
-        medians = [row.median(value.figure) for row in left]
-        values.append(left[medians.index(min(medians))].of(value.figure))
+        for name, row in side.items():
+            if row.error is not None or not row.samples:
+                return Verdict(target, error=f"{name}: {row.error or 'not measured'}")
+        best = min(side.values(), key=lambda row: row.median(value.figure))
+        values.append(best.of(value.figure))
     return Verdict(target, tuple(a / b for a, b in zip(*values, strict=True)))

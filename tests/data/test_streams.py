@@ -366,6 +366,41 @@ def test_where_there_is_no_last_batch_the_values_alone_are_the_batches() -> None
     assert not source.resumed_by("iterator", on_end=STOP).endless
 
 
+@pytest.mark.parametrize(
+    ("element", "most"),
+    [
+        ({"x": tf.zeros([])}, 64),
+        ({"x": tf.zeros([1 << 12])}, 16),
+        ({"x": tf.zeros([1 << 12]), "y": tf.zeros([1 << 12])}, 8),
+        ({"x": tf.zeros([1 << 18])}, 2),
+        ({"x": tf.constant("text")}, 2),
+        ({"x": tf.zeros([]), "y": tf.constant("text")}, 2),
+        ({"x": tf.ragged.constant([[1.0], [2.0, 3.0]])}, 2),
+        ({"x": tf.zeros([]), "y": tf.ragged.constant([[1.0], [2.0, 3.0]])}, 2),
+    ],
+    ids=["a number", "some", "of both", "much", "text", "and text", "ragged", "and ragged"],
+)
+def test_as_many_batches_are_read_ahead_as_a_megabyte_holds_and_2_where_nobody_knows(
+    element: dict[str, Any], most: int
+) -> None:
+    # The map makes what no stream may come with.
+    source = stream(lambda: tf.data.Dataset.range(100).map(lambda number: {"x": number}), batch_size=4)
+    batches = source.map(lambda example, seed: element).full_batches(SEED)
+    # Only TensorFlow's own attribute tells.
+    assert int(batches._buffer_size) == most
+
+
+def test_whatever_reads_a_stream_reads_no_more_ahead_than_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tf.data.Dataset] = []
+    monkeypatch.setattr("trainer.data.streams._ahead", lambda batches: asked.append(batches) or batches)
+    source = stream(numbers, batch_size=4)
+    ending = source.resumed_by("iterator", on_end=STOP)
+    source.train_batches(SEED)
+    read = [source.full_batches(SEED), ending.train_batches(SEED), ending.eval_batches()]
+    assert len(asked) == 4
+    assert all(one is other for one, other in zip(read, asked[1:], strict=True))
+
+
 @pytest.mark.parametrize(("columns", "most"), [(1 << 12, 16), (1 << 18, 2)])
 def test_a_position_holds_no_more_than_a_megabyte_of_batches_however_often_training_waits(
     columns: int, most: int

@@ -50,7 +50,9 @@ def test_fault_is_found_and_its_culprit_named(kind: type, expected: str, what: s
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", [zoo.Healthy, zoo.Adversaries, zoo.Streamed, zoo.BestSoFar, zoo.MutatingEvaluation])
+@pytest.mark.parametrize(
+    "kind", [zoo.Healthy, zoo.Wrapped, zoo.Adversaries, zoo.Streamed, zoo.BestSoFar, zoo.MutatingEvaluation]
+)
 def test_traces_without_a_fault_are_clean(kind: type) -> None:
     assert found(kind) == []
 

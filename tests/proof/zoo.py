@@ -66,6 +66,33 @@ class Unevaluated(Healthy):
         return trainer.Loss(per_example=loss.per_example * factor)
 
 
+class Wrapping(tf.Module):
+    """An optimizer of the user's, which has another do its work."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = trainer.optim.Adam(0.1)
+
+    def apply(self, gradients: Any, variables: Any) -> None:
+        self.inner.apply(gradients, variables)
+
+
+class Wrapped(Unevaluated):
+    """An optimizer within another, with a variable that it needs room for."""
+
+    def model(self, seed: Any) -> Plane:
+        model = Plane(seed)
+        model.table = tf.Variable(tf.ones([100]))
+        return model
+
+    def optimizer(self) -> Any:
+        return Wrapping()
+
+    def loss(self, model: Plane, batch: Mapping[str, tf.Tensor], *, training: bool, seed: Any) -> trainer.Loss:
+        loss = super().loss(model, batch, training=training, seed=seed)
+        return trainer.Loss(per_example=loss.per_example + tf.reduce_mean(model.table))
+
+
 class Box:
     """A plain object, which no checkpoint looks into."""
 

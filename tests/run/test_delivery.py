@@ -171,3 +171,16 @@ def test_what_is_taken_is_what_there_is_and_waits_for_nothing(tmp_path: Path) ->
         assert steps(records.taken()) == steps(trained(2))
         assert records.taken() == []
     assert waited_in_vain == [False]
+
+
+@pytest.mark.parametrize(("seconds", "durable"), [(0.0, 1), (1e9, 0)])
+def test_the_thread_makes_records_durable_where_that_is_long_ago(
+    seconds: float, durable: int, tmp_path: Path, record: Record, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer.run.delivery._SYNC_SECONDS", seconds)
+    heard: list[Record] = []
+    with locked(str(tmp_path / "lock")) as lock, delivery(tmp_path, heard, lock) as records:
+        records.begin(lambda: [record])
+        records.settle()
+        records.hand_over()
+        assert len(heard) == durable

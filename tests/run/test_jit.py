@@ -13,7 +13,7 @@ import tensorflow as tf
 
 import trainer
 from trainer.errors import ConfigError
-from trainer.run.jit import DoesNotCompile
+from trainer.run.jit import DoesNotCompile, refusing
 
 OPTIONS: dict[str, Any] = {"train_for": 4, "log_every": 2, "save_every": "never", "progress": "plain"}
 
@@ -86,10 +86,49 @@ def test_auto_compiles_no_convolution_and_who_asks_for_it_is_told_what_it_costs(
             return dataclasses.replace(loss, metrics={"blurred": tf.nn.conv1d(row, tf.ones([3, 1, 1]), 1, "SAME")[0]})
 
     trainer.Trainer(Blurred(), run_dir=str(tmp_path / "run"), jit=asked, **OPTIONS).run()
-    slow = "XLA is many times slower than TensorFlow for Conv2D on a CPU"
-    told = f"jit=auto is none here, because {slow}" if asked == "auto" else f"jit=chunk: {slow}; see jit=none"
-    assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("jit=")] == [told]
+    slow = "XLA can be many times slower than TensorFlow for Conv2D on a CPU; trainer.doctor measures it"
+    told = f"jit=auto is none here, because {slow}" if asked == "auto" else f"with jit=chunk {slow}"
+    assert [line for line in capsys.readouterr().out.splitlines() if "Conv2D" in line] == [told]
     assert json.loads((tmp_path / "run" / "run.json").read_text())["jit"] == expected
+
+
+@pytest.mark.slow
+def test_a_convolution_that_nobody_compiles_decides_nothing(linear: Any, tmp_path: pathlib.Path) -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Streamed(linear):
+        """Trains in memory, and evaluates on a stream, which XLA does not compile."""
+
+        def eval_data(self) -> dict[str, Any]:
+            values = self.arrays()
+            return {"validation": trainer.data.stream(lambda: tf.data.Dataset.from_tensor_slices(values), batch_size=2)}
+
+        def loss(self, model: Any, batch: Mapping[str, tf.Tensor], *, training: bool, seed: Any) -> trainer.Loss:
+            loss = super().loss(model, batch, training=training, seed=seed)
+            row = tf.reshape(loss.per_example, [1, -1, 1])
+            blurred = {} if training else {"blurred": tf.nn.conv1d(row, tf.ones([3, 1, 1]), 1, "SAME")[0]}
+            return dataclasses.replace(loss, metrics=blurred)
+
+    trainer.Trainer(Streamed(), run_dir=str(tmp_path / "run"), eval_every="2steps", **OPTIONS).run()
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["jit"] == "chunk"
+
+
+@pytest.mark.parametrize(
+    ("error", "ahead", "refused"),
+    [
+        (tf.errors.NotFoundError(None, None, "no such target"), True, True),
+        (tf.errors.NotFoundError(None, None, "no such target"), False, False),
+        (tf.errors.InternalError(None, None, "Compilation failure: too large"), False, True),
+        (tf.errors.OutOfRangeError(None, None, "end of sequence"), False, False),
+        (ValueError("uncompilable"), False, True),
+        (ValueError("a wrong number"), True, False),
+        (KeyError("compiled"), True, False),
+    ],
+)
+def test_what_is_xla_s_failure_is_a_refusal_and_what_is_not_stays_what_it_is(
+    error: Exception, ahead: bool, refused: bool
+) -> None:
+    with pytest.raises(DoesNotCompile if refused else type(error)), refusing("step", ahead=ahead):
+        raise error
 
 
 @pytest.mark.slow

@@ -64,7 +64,8 @@ def advances(draw: st.DrawFn) -> tuple[Advance, Layout]:
         weight = draw(st.sampled_from([0.0, 4.0, 7.0]) if odd else st.sampled_from([4.0, 7.0]))
         sums = [draw(FLOATS if odd else st.floats(-1e9, 1e9)) for _ in range(layout.first_nonfinite - 1)]
         counts = [float(not math.isfinite(value)) for value in sums[: len(sizes)]]
-        told = [draw(st.sampled_from([0.001, 0.1, 3e-5])) for _ in rates]
+        # 0 and -0 are equal, and written otherwise.
+        told = [draw(st.sampled_from([0.001, 0.1, 3e-5, 0.0, -0.0])) for _ in rates]
         vectors.append(np.array([step, 4 * step, weight, *sums, *counts, *told, draw(st.integers(0, 2)), 0]))
     reader = Reader(layout, rates)
     return Advance(vectors, reader, reader(vectors[-1])), layout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import subprocess
 import sys
 import textwrap
@@ -728,3 +729,60 @@ def test_a_guest_goes_on_bit_for_bit(guest: Any, train: Train, tmp_path: Any, te
     assert tensors_of(runs[0]) == tensors_of(runs[1])
     events = [line["event"] for line in read_journal(trainer.ledger.directory.RunDirectory(tmp_path / "cut"))]
     assert events.count("resume") == 1
+
+
+@GRAPH_AND_XLA
+@pytest.mark.parametrize("parts", [1, 2])
+def test_a_loss_that_is_not_a_number_is_one_also_of_rows_that_weigh_nothing(parts: int, jit: str, linear: Any) -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Weightless(linear):
+        def loss(self, model: Any, batch: Mapping[str, tf.Tensor], *, training: bool, seed: Any) -> trainer.Loss:
+            loss = super().loss(model, batch, training=training, seed=seed)
+            log = tf.math.log(tf.zeros_like(loss.per_example)) + math.inf
+            return trainer.Loss(loss.per_example + tf.stop_gradient(log), weights=tf.zeros_like(loss.per_example))
+
+    advance = machine(Weightless(), jit=jit, accumulate=parts).run(4)
+    assert (advance.problem, advance.open.step) == ("the loss", 1)
+
+
+@GRAPH_AND_XLA
+def test_a_loss_beyond_float32_is_finite_where_its_gradients_are(jit: str, linear: Any) -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Large(linear):
+        def loss(self, model: Any, batch: Mapping[str, tf.Tensor], *, training: bool, seed: Any) -> trainer.Loss:
+            loss = super().loss(model, batch, training=training, seed=seed)
+            return trainer.Loss(loss.per_example + tf.constant(3e38, loss.per_example.dtype))
+
+    made = machine(Large(), jit=jit)
+    advance = made.run(4)
+    assert (advance.problem, advance.open.step) == (None, 4)
+    assert made.means(advance)[-1]["loss"] == pytest.approx(3e38, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("own", "on_nonfinite", "expected"),
+    [(False, "stop", True), (False, "skip", True), (False, "continue", False), (True, "stop", False)],
+)
+def test_a_kernel_that_takes_finite_gradients_for_granted_is_used_only_where_they_are_looked_at(
+    own: bool, on_nonfinite: str, expected: bool, linear: Any, own_step: Any
+) -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Moments(own_step if own else linear):  # type: ignore[misc]
+        def model(self, seed: Any) -> Any:
+            model = super().model(seed)
+            # Of a size for which Adam has another kernel.
+            model.table = tf.Variable(tf.ones([100]))
+            return model
+
+        def optimizer(self) -> Any:
+            return trainer.optim.Adam(0.05)
+
+        def loss(self, model: Any, batch: Mapping[str, tf.Tensor], *, training: bool, seed: Any) -> trainer.Loss:
+            loss = super().loss(model, batch, training=training, seed=seed)
+            return dataclasses.replace(loss, per_example=loss.per_example + tf.reduce_mean(model.table))
+
+    program = machine(Moments(), on_nonfinite=on_nonfinite).program
+    functions = program._chunk.graph.as_graph_def().library.function
+    kinds = {node.op for function in functions for node in function.node_def}
+    assert ("ResourceApplyAdamWithAmsgrad" in kinds) is expected
+    assert "ResourceApplyAdam" in kinds

@@ -146,8 +146,21 @@ class TestTargets:
     def test_of_several_the_fastest_counts(self, monkeypatch: pytest.MonkeyPatch) -> None:
         best = dataclasses.replace(self.PROMISE, over=Value(("b", "c", "d")))
         monkeypatch.setattr("bench.targets.TARGETS", (best,))
-        rows = {"a": measured(10, 10), "b": measured(60, 10), "c": measured(30, 30), "d": Measured(error="failed")}
+        rows = {"a": measured(10, 10), "b": measured(60, 10), "c": measured(30, 30), "d": measured(99)}
         assert verdicts({"digits": rows}, {})[0].ratio == pytest.approx(3.0)
+        # Nobody knows the fastest where one of them failed, or was not asked for.
+        (verdict,) = verdicts({"digits": rows | {"d": Measured(error="failed")}}, {})
+        assert (verdict.met, verdict.error) == (False, "d: failed")
+
+    def test_the_fastest_of_some_is_not_that_of_all(self) -> None:
+        (target,) = [target for target in TARGETS if target.part == "mlp10m" and target.name == "best of fit ÷ ours"]
+        rows = {name: measured(50) for name in ("ours arrays none", *target.over.rows)}
+        chosen = {"mlp10m": {parts.OURS: "ours arrays none"}}
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("bench.targets.TARGETS", (target,))
+            assert [verdict.met for verdict in verdicts({"mlp10m": rows}, chosen)] == [True]
+            del rows[parts.FIT_COMPILED]
+            assert verdicts({"mlp10m": rows}, chosen) == []
 
     def test_a_target_whose_row_failed_is_not_met_and_says_why(self) -> None:
         rows = {"a": measured(10), "b": Measured([sample()], error="ImportError: no Keras")}
@@ -166,6 +179,49 @@ class TestTargets:
         rows = {"ours arrays chunk": measured(5), "b": measured(20)}
         (verdict,) = verdicts({"digits": rows}, {"digits": {parts.OURS: "ours arrays chunk"}})
         assert verdict.ratio == pytest.approx(4.0)
+
+
+PROMISED = {
+    **{
+        (workload, f"ours {mode} ÷ floor"): ("≤", 1.03)
+        for workload in ("regression", "digits", "mlp10m", "embedding", "bytes")
+        for mode in ("arrays chunk", "arrays step", "arrays none", "tf.data step", "tf.data none")
+    },
+    ("digits", "Orbit ÷ ours"): ("≥", 3),
+    ("digits", "fit 100 steps at once ÷ ours"): ("≥", 3),
+    ("digits", "fit ÷ ours"): ("≥", 12),
+    ("digits", "Python loop ÷ ours"): ("≥", 8),
+    ("digits", "Orbit ÷ ours on tf.data"): ("≥", 1.1),
+    ("digits", "best run(n) by hand ÷ ours on tf.data"): ("≥", 1),
+    ("mlp10m", "best of fit ÷ ours"): ("≥", 1),
+    ("embedding", "best of fit ÷ ours"): ("≥", 2),
+    ("logging", "digits log every step ÷ never"): ("≤", 1.25),
+    ("logging", "digits log every 100 ÷ never"): ("≤", 1.02),
+    ("logging", "mlp10m log every step ÷ never"): ("≤", 1.01),
+    ("saves", "neither ÷ logs and saves"): ("≥", 0.97),
+    ("saves", "memory ÷ (that of fit + the weights)"): ("≤", 1),
+    ("saves", "memory ÷ (that of fit + what a save holds)"): ("≤", 1),
+    ("adam", "Keras ÷ ours on 100 × 100k"): ("≥", 3),
+    ("adam", "ours 1000 × 1k ÷ 1 × 1M"): ("≤", 1),
+    ("adam", "ours 100 × 100k ÷ 1 × 10M"): ("≤", 1),
+    ("adam", "ours compiled 1000 × 1k ÷ 1 × 1M"): ("≤", 1),
+    ("adam", "ours compiled 100 × 100k ÷ 1 × 10M"): ("≤", 1),
+    ("flatness", f"{parts.MANY_STEPS} ÷ {parts.FEW_STEPS}"): ("≤", 1.02),
+    ("flatness", f"{parts.MANY_RECORDS} ÷ {parts.FEW_RECORDS}"): ("≤", 1.02),
+    ("flatness", f"{parts.KEEP_30} ÷ {parts.KEEP_3}"): ("≤", 1.02),
+    ("startup", "first step ÷ (import TensorFlow + build + trace + compile)"): ("≤", 1.1),
+}
+
+
+def test_the_bounds_are_those_that_are_promised() -> None:
+    assert {(one.part, one.name): ("≥" if one.at_least else "≤", one.bound) for one in TARGETS} == PROMISED
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=lambda target: f"{target.part}: {target.name}")
+def test_ours_stands_where_a_larger_number_is_worse(target: Target) -> None:
+    (worse,) = (target.under if target.at_least else target.over).rows
+    logging = tuple(f"{what} log every" for what in ("digits", "mlp10m"))
+    assert worse.startswith(("ours", *logging, parts.MANY_STEPS, parts.MANY_RECORDS, parts.KEEP_30, parts.COMMAND))
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=lambda target: f"{target.part}: {target.name}")

@@ -207,10 +207,17 @@ def _ahead(batches: tf.data.Dataset) -> tf.data.Dataset:
 
     A checkpoint of an iterator holds all of them; with AUTOTUNE they become more at every pause of training.
     """
-    specs = [spec for spec in tf.nest.flatten(batches.element_spec) if isinstance(spec, tf.TensorSpec)]
-    sizes = [(spec.shape.num_elements() or 0) * spec.dtype.size for spec in specs]
-    # Of strings, and of shapes that are not known, the size is 0 here.
-    return batches.prefetch(max(2, min(_MOST_AHEAD, _AHEAD_BYTES // sum(sizes))) if all(sizes) else 2)
+    sizes = [_bytes(spec) for spec in tf.nest.flatten(batches.element_spec)]
+    known = sum(size or 0 for size in sizes)
+    return batches.prefetch(max(2, min(_MOST_AHEAD, _AHEAD_BYTES // max(known, 1))) if None not in sizes else 2)
+
+
+def _bytes(spec: Any) -> int | None:
+    """What a part of an element takes; None of strings, of shapes that are not known, of ragged and sparse tensors."""
+    if isinstance(spec, tf.NoneTensorSpec):
+        return 0
+    plain = isinstance(spec, tf.TensorSpec) and spec.dtype.size and spec.shape.is_fully_defined()
+    return spec.shape.num_elements() * spec.dtype.size if plain else None
 
 
 def check_state(dataset: tf.data.Dataset) -> None:

@@ -116,7 +116,8 @@ class Adam(Optimizer):
         if not (_suits_one_thread(variable) and is_without_xla()):
             tf.raw_ops.ResourceApplyAdam(**inputs)
             return
-        # The kernel of AMSGrad computes the same bits, as the largest v so far is this one when it begins at 0.
+        # The kernel of AMSGrad computes the same bits, as the largest v so far is this one when it begins at 0; but for
+        # a v that is not a number, which `without_xla` leaves out.
         largest = self._largest(position, variable)
         tf.raw_ops.AssignVariableOp(resource=largest.handle, value=tf.zeros(variable.shape, largest.dtype))
         tf.raw_ops.ResourceApplyAdamWithAmsgrad(vhat=largest.handle, **inputs)

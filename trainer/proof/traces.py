@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from trainer.checkpoint.objects import variable_of
 from trainer.data.stateful import RANDOM
+from trainer.optim.optimizer import Optimizer
 from trainer.proof.build import Built
 from trainer.proof.findings import Finding
 from trainer.proof.graph import PRINTS, PYTHON, Operation, constants, operations, place_of, structure, uses
@@ -40,10 +41,11 @@ def unsaved(built: Built) -> Iterator[Finding]:
     """The variables that the step uses and the checkpoint does not reach."""
     # The view does not keep it alive.
     checkpoint = built.parts.state.checkpoint()
-    found = map(variable_of, tf.train.TrackableView(checkpoint).descendants())
-    reached = {id(variable.handle) for variable in found if variable is not None}
-    for optimizer in built.parts.state.optimizers().values():
-        reached |= {id(variable.handle) for variable in getattr(optimizer, "scratch", ())}
+    nodes = tf.train.TrackableView(checkpoint).descendants()
+    found = [variable for variable in map(variable_of, nodes) if variable is not None]
+    # An optimizer may stand within another.
+    found += [variable for node in nodes if isinstance(node, Optimizer) for variable in node.scratch]
+    reached = {id(variable.handle) for variable in found}
     # A variable that no attribute holds has at least the name that it was made with.
     names = {id(variable.handle): variable.name for variable in built.created}
     names |= built.watch.python_state().variables

@@ -90,9 +90,10 @@ def assemble(
     program, evaluators, layouts = trace(jit)
     notes = []
     ruled = config.jit == AUTO and known is None
-    if jit == CHUNK and known is None and (slow := _slow_operation(program, evaluators)):
-        what = f"XLA is many times slower than TensorFlow for {slow} on a CPU"
-        notes.append(f"jit=auto is none here, because {what}" if ruled else f"jit=chunk: {what}; see jit=none")
+    if jit == CHUNK and (known is None or known.jit != jit) and (slow := _slow_operation(program, evaluators)):
+        what = f"XLA can be many times slower than TensorFlow for {slow} on a CPU"
+        told = f"jit=auto is none here, because {what}" if ruled else f"with jit=chunk {what}"
+        notes.append(f"{told}; trainer.doctor measures it")
         if ruled:
             jit = NONE
             program, evaluators, layouts = trace(jit)

@@ -219,7 +219,8 @@ class Chunk:
         if self._may_skip:
             skipped += tf.cast(problem < 0, tf.int64)
             problem = tf.maximum(problem, 0)
-        if tf.get_static_value(is_last) is not False:
+        known = tf.get_static_value(is_last)
+        if known is None or known:
             problem = tf.where(is_last & tf.equal(problem, 0), tf.constant(ENDED, tf.int64), problem)
         return step, examples + count, totals + added, rates, skipped, problem
 

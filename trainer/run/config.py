@@ -167,7 +167,7 @@ class Config:
     jit: str = _option(
         "auto",
         "what XLA compiles: nothing, each step, or the whole chunk with its reading of in-memory data; auto: chunk for "
-        "in-memory data and a model of less than 20 million parameters with no Keras layer and no convolution, if XLA "
+        "in-memory data and a model of fewer than 20 million parameters with no Keras layer and no convolution, if XLA "
         "can",
         on_resume=WARN,
         choices=("auto", "none", "step", "chunk"),

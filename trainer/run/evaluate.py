@@ -71,8 +71,8 @@ class Evaluator:
         return self._layout
 
     def slow_operation(self) -> str | None:
-        """An operation of it for which XLA is slow; None for none."""
-        return slow_operation(self._chunk)
+        """An operation for which XLA is slow of what it compiles here; None for none."""
+        return slow_operation(self._chunk) if self._jit else None
 
     def compile(self, times: Times) -> None:
         """Has XLA compile ahead what it is to compile; evaluates nothing, and is done once.
@@ -88,7 +88,7 @@ class Evaluator:
         assert self._layout is not None
         # No batch: there is nothing to do from the first to the first.
         first, tick = tf.zeros([], tf.int64), tf.zeros([], tf.float64)
-        with times.starting("compile"), refusing(CHUNK):
+        with times.starting("compile"), refusing(CHUNK, ahead=True):
             self._chunk(first, first, tick, tf.zeros([self._layout.width], tf.float64))
         self._compiled = True
 

@@ -71,7 +71,7 @@ def _zeros(gradients: Sequence[tf.Tensor]) -> list[tf.Tensor]:
     zeros = []
     small: dict[tf.DType, list[tf.Tensor]] = {}
     for gradient in gradients:
-        columns = gradient.shape[-1] if gradient.shape.rank > 1 else 1
+        columns = gradient.shape[-1] if (gradient.shape.rank or 0) > 1 else 1
         size = gradient.shape.num_elements() or 0
         if min(size // (columns or 1), columns or 0) >= _FEW:
             zeros.append(_zero_product(tf.reshape(gradient, [size // columns, columns])))

@@ -151,13 +151,14 @@ class Program:
         """
         if self._compiled:
             return
-        with times.starting("compile"), self._refusing():
+        with times.starting("compile"), refusing(self._jit, ahead=True):
             if self._jit == CHUNK:
                 # No step: there is nothing to do up to step 0.
                 arguments = self._feed.open(np.zeros(2, np.int32), 0, 0, lambda done, of: True)
                 self._chunk(tf.constant(0, tf.int64), tf.constant(self._closing([])), *arguments)
             else:
                 self._lower()
+        self._compiled = True
 
     def begin(
         self, seed: np.ndarray, *, origin: int = 0, skipped: int = 0, counting: Counting = lambda done, of: True
@@ -194,13 +195,15 @@ class Program:
             self.begin(run_seed(self._seed))
         assert self._arguments is not None
         steps = self._closing(closes)
-        with told_of("the training data"), self._refusing():
+        # Machine code of a step is made in the first call, and of what was not compiled ahead too.
+        compiles = self._jit != NONE and not self._called
+        with told_of("the training data"), refusing(self._jit) if compiles else contextlib.nullcontext():
             # The one place where values leave the device.
             matrix = self._chunk(tf.constant(until, tf.int64), tf.constant(steps), *self._arguments).numpy()
         if not self._called:
-            # The order of the examples is compiled in any mode, and each step with `step`: in the first call.
+            # The order of the examples is compiled in any mode.
             memory.give_back()
-            self._called = True
+            self._called = self._compiled = True
         closed = matrix[-len(steps) :]
         last, status = self._row(matrix[0]), int(matrix[0, -1])
         return Advance(
@@ -240,13 +243,6 @@ class Program:
         closes = np.full([self.max_closes + 1], NEVER, np.int64)
         closes[: len(steps)] = steps
         return closes
-
-    @contextlib.contextmanager
-    def _refusing(self) -> Iterator[None]:
-        """Refuses what does not compile, up to the first time that it did."""
-        with contextlib.nullcontext() if self._compiled else refusing(self._jit):
-            yield
-        self._compiled = True
 
     def _row(self, vector: np.ndarray) -> Row:
         totals = vector[2 : 2 + self.layout.width]

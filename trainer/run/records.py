@@ -66,8 +66,9 @@ def train_records(
     values = means[:, [names.index(name) for name in order]].tolist()
     steps, examples, skipped = (matrix[:, column].astype(np.int64).tolist() for column in (0, 1, -2))
     rates = matrix[:, 2 + layout.width : -2]
-    # Most runs of windows have one rate.
-    rated = advance.closed[:1] if (rates == rates[0]).all() else advance.closed
+    # Most runs of windows have one rate; by its bits, for 0 and -0 are equal and written otherwise.
+    bits = rates.view(np.int64)
+    rated = advance.closed[:1] if (bits == bits[0]).all() else advance.closed
     learning_rates = itertools.cycle([_rates(advance.row(vector)) for vector in rated])
     return [
         Record(

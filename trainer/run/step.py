@@ -107,7 +107,9 @@ class TrainStep:
         """
         batch = Batch(values, weights, examples=None)
         rates = self._learning_rates()
-        with contextlib.nullcontext() if self._compiled else without_xla():
+        # Kernels for what XLA does not compile, which take for granted that the gradients are looked at.
+        looked_at = self._custom is None and self._how.on_nonfinite != CONTINUE
+        with without_xla() if looked_at and not self._compiled else contextlib.nullcontext():
             if self._custom is None:
                 totals, problem = self._update(batch, seeds)
             else:
