@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from trainer.data import Source
 from trainer.data.sources import REPEAT
@@ -73,9 +73,8 @@ def assemble(
         schedule, decisions = schedule_and_decisions(config, source, splits)
         state = TrainState(experiment, config.seed, ema=config.ema, precision=config.precision, freeze=config.freeze)
     update = Update(accumulate=config.accumulate, clip_norm=config.clip_norm, on_nonfinite=config.on_nonfinite)
-    jit = choose(config.jit, state, source, known=known.jit if known else None)
 
-    def trace(jit: str) -> tuple[Program, dict[str, Evaluator], dict[str, Layout]]:
+    def trace(jit: str) -> _Programs:
         evaluated, tick = state.ema_model or state.model, config.seconds("tick")
         with times.starting("trace"):
             program = Program(experiment, state, source, seed=config.seed, jit=jit, update=update, tick=tick)
@@ -85,37 +84,19 @@ def assemble(
                 if config.eval_every != "never"
             }
             layouts = {split: evaluator.build() for split, evaluator in evaluators.items()}
-        return program, evaluators, {"train": program.layout, **layouts}
+        return _Programs(jit, program, evaluators, {"train": program.layout, **layouts})
 
-    program, evaluators, layouts = trace(jit)
-    notes = []
-    ruled = config.jit == AUTO and known is None
-    if jit == CHUNK and (known is None or known.jit != jit) and (slow := _slow_operation(program, evaluators)):
-        what = f"XLA can be many times slower than TensorFlow for {slow} on a CPU"
-        told = f"jit=auto is none here, because {what}" if ruled else f"with jit=chunk {what}"
-        notes.append(f"{told}; trainer.doctor measures it")
-        if ruled:
-            jit = NONE
-            program, evaluators, layouts = trace(jit)
-    if known is None or known.jit != jit:
-        # Who asks for a mode has to know whether there is one; what `run.json` tells of did compile.
-        try:
-            compile_ahead(program, evaluators, times)
-        except DoesNotCompile as error:
-            if not ruled:
-                raise
-            # Nobody asked for it: the rule has one condition more.
-            notes.append(f"jit=auto is none here, because chunk does not compile: {error.why}")
-            jit = NONE
-            program, evaluators, layouts = trace(jit)
+    there = known.jit if known else None
+    jit = choose(config.jit, state, source, known=there)
+    programs, notes = _in_mode(jit, trace, times, asked=config.jit, known=there)
     if type(experiment).summarize is Experiment.summarize:
         # Otherwise only the first record tells which metrics there are.
-        decisions.check({f"{group}/{name}" for group, layout in layouts.items() for name in layout.recorded()})
+        decisions.check({f"{group}/{name}" for group, layout in programs.layouts.items() for name in layout.recorded()})
     info = RunInfo(
         experiment=name,
         parameters=parameters(experiment),
         seed=config.seed,
-        jit=jit,
+        jit=programs.jit,
         deterministic=deterministic,
         threads=machine.thread_counts(),
         machine=machine.describe_machine(),
@@ -134,7 +115,9 @@ def assemble(
         epoch_examples=schedule.epoch_examples,
         clock_in_log=config.clock_in_log,
     )
-    return Assembly(experiment, config, source, state, program, evaluators, schedule, decisions, info, notes)
+    return Assembly(
+        experiment, config, source, state, programs.program, programs.evaluators, schedule, decisions, info, notes
+    )
 
 
 def compile_ahead(program: Program, evaluators: Mapping[str, Evaluator], times: Times) -> None:
@@ -149,10 +132,56 @@ def compile_ahead(program: Program, evaluators: Mapping[str, Evaluator], times: 
     memory.give_back()
 
 
-def _slow_operation(program: Program, evaluators: Mapping[str, Evaluator]) -> str | None:
-    """The first operation for which XLA is slow, of those that a chunk has it compile."""
-    found = [program.slow_operation(), *(evaluator.slow_operation() for evaluator in evaluators.values())]
-    return next(filter(None, found), None)
+@dataclasses.dataclass(frozen=True)
+class _Programs:
+    """What is traced in one mode."""
+
+    jit: str
+    program: Program
+    evaluators: Mapping[str, Evaluator]
+    layouts: Mapping[str, Layout]
+    """Of what each measures: `train`, or the split."""
+
+    def slow_operation(self) -> str | None:
+        """The first operation for which XLA is slow, of those that it compiles here."""
+        found = [self.program.slow_operation(), *(one.slow_operation() for one in self.evaluators.values())]
+        return next(filter(None, found), None)
+
+
+def _in_mode(
+    jit: str, trace: Callable[[str], _Programs], times: Times, *, asked: str, known: str | None
+) -> tuple[_Programs, list[str]]:
+    """The programs in a mode, and what is to be said of it.
+
+    Who asks for a mode has to know before anything is written whether there is one. Where nobody asked for it, but the
+    rule of `auto` chose it, and something speaks against it, they are those of `none`.
+
+    Args:
+      jit: the mode.
+      trace: traces them in one.
+      times: where it is noted how long the compiling takes.
+      asked: what was asked for.
+      known: the mode of the run that is there, which did compile; None where there is none yet.
+
+    Raises:
+      DoesNotCompile: XLA cannot compile the mode that is asked for.
+    """
+    programs = trace(jit)
+    if jit == known:
+        return programs, []
+    ruled, notes = asked == AUTO and known is None, []
+    if jit == CHUNK and (slow := programs.slow_operation()):
+        what = f"XLA can be many times slower than TensorFlow for {slow} on a CPU; trainer.doctor measures it"
+        if ruled:
+            return trace(NONE), [f"jit=auto is none here, because {what}"]
+        notes.append(f"with jit=chunk {what}")
+    try:
+        compile_ahead(programs.program, programs.evaluators, times)
+    except DoesNotCompile as error:
+        if not ruled:
+            raise
+        return trace(NONE), [f"jit=auto is none here, because chunk does not compile: {error.why}"]
+    return programs, notes
 
 
 def _sources(experiment: Experiment, config: Config) -> tuple[Source, dict[str, Source]]:
