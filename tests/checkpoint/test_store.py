@@ -400,6 +400,7 @@ def without_tensors():
         yield
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @given(
     losses=st.lists(st.integers(0, 3), min_size=4, max_size=8),
@@ -775,6 +776,7 @@ def test_variable_of_another_shape_is_refused(saved, path, tree):
 # A kill, or a full disk, at every file operation of a resume, a save and a prune.
 
 
+@pytest.mark.slow
 def test_every_interrupted_save_leaves_a_checkpoint_that_agrees_with_the_log(
     saved, path, tmp_path, watched_files, killed
 ):
@@ -892,6 +894,7 @@ def test_commits_are_told_to_the_callers_thread_once_each(path, gate, async_save
     assert told == [(step, threading.get_ident()) for step in (10, 20, 30)]
 
 
+@pytest.mark.slow
 def test_every_refusal_of_the_disk_during_a_save_is_raised_by_the_next_call(path, tmp_path, tree, watched_files):
     """At each operation that the writer does, reading or writing: none is lost, and nor is the checkpoint before."""
 

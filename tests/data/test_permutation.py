@@ -33,6 +33,7 @@ def test_every_small_length_is_permuted():
         np.testing.assert_array_equal(np.sort(order(17, length % 5, length)), np.arange(length), err_msg=str(length))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", [1500, 4097, 2**16 + 1, 99_991, 10**6, 2**20 - 3, 2**20])
 def test_large_length_is_permuted(length):
     np.testing.assert_array_equal(np.sort(order(3, 10**12, length)), np.arange(length))

@@ -50,6 +50,7 @@ def test_rows_of_all_arrays_belong_together_and_keep_dtype_and_shape():
     np.testing.assert_array_equal(batch.values["features"], FEATURES[labels(batch)])
 
 
+@pytest.mark.slow
 def test_shuffled_passes_hold_every_example_once_and_differ():
     source = arrays(MAPPING, batch_size=5)
     passes = [labels(train(source, start)) + labels(train(source, start + 5)) for start in (0, 10, 10**9, 10**12)]
@@ -66,6 +67,7 @@ def test_seed_decides_the_order_and_repeats_it():
     assert sorted(labels(train(one, 0, seed=-(2**63)))) == list(range(LENGTH))
 
 
+@pytest.mark.slow
 def test_order_stays_what_it_was_when_runs_began():
     assert labels(train(arrays(MAPPING, batch_size=12), 7)) == [1, 4, 9, 3, 6, 4, 9, 8, 2, 0, 1, 7]
 
@@ -85,12 +87,14 @@ def test_unshuffled_training_wraps_in_file_order_through_several_passes():
     assert int(batch.examples) == 25
 
 
+@pytest.mark.slow
 def test_shuffled_batch_larger_than_the_data_is_full_of_whole_passes():
     batch = labels(train(arrays(MAPPING, batch_size=25), 0))
     assert sorted(batch[:10]) == sorted(batch[10:20]) == list(range(LENGTH))
     assert len(set(batch[20:])) == 5
 
 
+@pytest.mark.slow
 def test_short_last_batch_is_padded_with_weight_zero():
     source = arrays(MAPPING, batch_size=4, last="short")
     starts = [0, 4, 8]
@@ -100,6 +104,7 @@ def test_short_last_batch_is_padded_with_weight_zero():
     assert sorted(labels(batches[0]) + labels(batches[1]) + labels(batches[2])[:2]) == list(range(LENGTH))
 
 
+@pytest.mark.slow
 def test_short_batch_larger_than_the_data_is_one_a_pass():
     batch = train(arrays(MAPPING, batch_size=16, last="short"), 10**12)
     assert int(batch.examples) == LENGTH
@@ -140,6 +145,7 @@ def test_batches_are_the_same_eager_in_a_graph_loop_and_under_xla(last):
         assert int(end) == start
 
 
+@pytest.mark.slow
 def test_batch_shapes_are_static_in_a_graph():
     source = arrays(MAPPING, batch_size=4, last="short")
 

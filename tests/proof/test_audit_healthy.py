@@ -218,6 +218,7 @@ def test_an_evaluation_made_up_for_with_flags_that_decide_otherwise_is_not_check
     assert grids.detail == "what a signal cut short at step 20 was made up for with flags that decide otherwise"
 
 
+@pytest.mark.slow
 def test_a_clock_in_the_log_is_not_checked_and_said(tmp_path: pathlib.Path) -> None:
     folder = tmp_path / "run"
     train(folder, **{**BASE, "train_for": "1h,20steps"})
