@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import pathlib
+import resource
 import types
 
 import pytest
@@ -15,7 +16,7 @@ BLOCKS, BYTES = 50_000, 2_000
 
 def resident() -> int:
     """Bytes of the process that are in memory."""
-    return int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * 4096
+    return int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="only the GNU C library has the call")

@@ -14,10 +14,10 @@ _traced: contextvars.ContextVar[Any] = contextvars.ContextVar("traced", default=
 
 @contextlib.contextmanager
 def without_xla() -> Iterator[None]:
-    """Says of the function that is being traced here that XLA will not compile it, nor gradients count that overflow.
+    """Says of the function that is being traced here that XLA will not compile it, and that its gradients are checked.
 
-    Gradients overflow where their square does, in the type of the variable: one of Adam's kernels goes on from there
-    with numbers, where its rule has none. Whoever says this throws away what comes of such gradients.
+    They are to be finite, and so are their squares: where those overflow, one of Adam's kernels goes on with numbers
+    that the rule has not. Whoever says this throws away what comes of such gradients.
 
     Without that nobody knows: an update is written the same in a function that is compiled. It holds for the function
     and the branches in it, not for another function that it calls, which may ask for XLA by itself.
