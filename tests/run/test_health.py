@@ -154,6 +154,59 @@ def test_one_bad_value_anywhere_in_a_matrix_is_found_and_no_other_is_blamed(dtyp
     assert found(healthy) is None
 
 
+def product_finder(how: str) -> Callable[[np.ndarray, np.ndarray], str | None]:
+    """As `finder`, of one gradient that is computed there: the product of two matrices, the left one transposed."""
+
+    @tf.function(autograph=False, jit_compile=how == "xla" or None)
+    def look(left: tf.Tensor, right: tf.Tensor) -> tf.Tensor:
+        gradient = tf.linalg.matmul(left, right, transpose_a=True)
+        return Health(tf.constant(0.0), [gradient], ["a"], compiled=how == "xla").problem()
+
+    return lambda left, right: "a" if int(look(tf.constant(left), tf.constant(right))) == 1 else None
+
+
+@HOW
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("units", [4, 256])
+def test_a_product_is_looked_at_whatever_its_size(units: int, dtype: type, how: str) -> None:
+    find = product_finder(how)
+    inputs, outputs = np.ones([8, units], dtype), np.ones([8, units], dtype)
+    assert find(inputs, outputs) is None
+    for bad in (np.nan, np.inf, -np.inf):
+        for side in (0, 1):
+            factors = [inputs.copy(), outputs.copy()]
+            factors[side].flat[-1] = bad
+            assert find(*factors) == "a"
+    # What is not finite is hidden by no factor of 0, nor is a product that no value of the factors tells of.
+    assert find(np.zeros_like(inputs), np.full_like(outputs, np.inf)) == "a"
+    huge = float(np.finfo(dtype).max) ** 0.5
+    assert find(huge * inputs, 2 * huge * outputs) == "a"
+    assert find(np.zeros_like(inputs), outputs) is None
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_product_that_is_finite_after_all_is_no_problem(dtype: type) -> None:
+    find = product_finder("xla")
+    inputs, outputs = np.zeros([8, 256], dtype), np.zeros([8, 256], dtype)
+    # The largest values of both meet nowhere.
+    inputs[0] = outputs[1] = 2 * np.finfo(dtype).max ** 0.5
+    assert find(inputs, outputs) is None
+    inputs[1, 0] = inputs[0, 0]
+    assert find(inputs, outputs) == "a"
+
+
+@pytest.mark.parametrize(("units", "passes"), [(256, 0), (4, 1)])
+def test_no_pass_is_made_over_a_product_of_far_smaller_matrices(units: int, passes: int) -> None:
+    graph = tf.Graph()
+    with graph.as_default():
+        factors = [tf.compat.v1.placeholder(tf.float32, [8, units]) for _ in range(2)]
+        gradient = tf.linalg.matmul(*factors, transpose_a=True)
+        Health(tf.constant(0.0), [gradient], ["a"], compiled=True).problem()
+    # In the branch that nobody takes while all is well it is looked at, to name it.
+    consumers = [operation.type for operation in gradient.consumers() if operation.type not in ("If", "StatelessIf")]
+    assert len(consumers) == passes
+
+
 @HOW
 def test_an_objective_beyond_float32_is_finite_where_float64_has_it(how: str) -> None:
     assert problem(tf.constant(1e300, tf.float64), [plain("float32", 1)], how) is None

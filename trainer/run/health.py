@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
 
-_FEW, _SMALL = 8, 4096
+_FEW, _SMALL, _FAR_LESS = 8, 4096, 4
 
 
 class Health:
@@ -17,7 +16,9 @@ class Health:
     One pass over each gradient, by what is fastest. For TensorFlow's kernels that is half the sum of its squares, which
     is finite where all its values are, and they are not so large that no update could come of them (a norm beyond 1e19
     in float32). XLA adds up floats one by one, but not in a product with a vector: one of zeros gives 0, or NaN where a
-    value is not finite. Which value that was is looked for where there is one, by the largest exponent as an integer.
+    value is not finite. A large dense layer's gradient is spared the pass: it is the product of two smaller matrices,
+    and finite where they are, and not huge. Only where such a look is not content are the values themselves looked at,
+    to find the first gradient that has one which is not finite.
 
     Args:
       objective: a scalar.
@@ -67,13 +68,15 @@ class Health:
 
 
 def _zeros(gradients: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-    """Scalars that are 0 where all values are finite; of what is not finite one is NaN."""
+    """Scalars that are 0, or NaN; one is NaN where a value is not finite, and may be where a product might be so."""
     zeros = []
     small: dict[tf.DType, list[tf.Tensor]] = {}
     for gradient in gradients:
         columns = gradient.shape[-1] if (gradient.shape.rank or 0) > 1 else 1
         size = gradient.shape.num_elements() or 0
-        if min(size // (columns or 1), columns or 0) >= _FEW:
+        if factors := _far_smaller_factors(gradient, size):
+            zeros.append(0.0 * _bound(*factors))
+        elif min(size // (columns or 1), columns or 0) >= _FEW:
             zeros.append(_zero_product(tf.reshape(gradient, [size // columns, columns])))
         elif 0 < size <= _SMALL:
             small.setdefault(gradient.dtype, []).append(tf.reshape(gradient, [-1]))
@@ -93,15 +96,39 @@ def _zero_product(matrix: tf.Tensor) -> tf.Tensor:
     return tf.reduce_sum(products)
 
 
+def _far_smaller_factors(gradient: tf.Tensor, size: int) -> tuple[tf.Tensor, tf.Tensor] | None:
+    """The matrices whose product it is, where they have far fewer values than its `size`."""
+    if gradient.op.type != "MatMul":
+        return None
+    left, right = gradient.op.inputs
+    sizes = [factor.shape.num_elements() for factor in (left, right)]
+    return (left, right) if None not in sizes and 0 < _FAR_LESS * sum(sizes) < size else None
+
+
+def _bound(left: tf.Tensor, right: tf.Tensor) -> tf.Tensor:
+    """What no value of the product of two matrices exceeds, nor a sum on the way to it, however they are rounded.
+
+    A value is a sum of at most as many products as `left` has values, and up to 2²² of them are rounded up by less than
+    a half.
+    """
+    return 2.0 * left.shape.num_elements() * _largest(left) * _largest(right)
+
+
 def _zero_bits(gradient: tf.Tensor) -> tf.Tensor:
-    return tf.where(_finite_bits(gradient), 0.0, math.nan)
+    return 0.0 * _largest(gradient)
 
 
 def _finite_bits(gradient: tf.Tensor) -> tf.Tensor:
-    kind, infinity = (tf.int64, 0x7FF << 52) if gradient.dtype == tf.float64 else (tf.int32, 0xFF << 23)
-    bits = tf.bitcast(gradient, kind)
-    # Without the sign, the bits of finite numbers are those below infinity's.
-    return tf.reduce_max(tf.bitwise.bitwise_and(bits, kind.max)) < infinity
+    return tf.math.is_finite(_largest(gradient))
+
+
+def _largest(values: tf.Tensor) -> tf.Tensor:
+    """The largest absolute value; one that is not finite is larger than all that are."""
+    kind = tf.int64 if values.dtype == tf.float64 else tf.int32
+    # Without the sign, the bits of floats have the order of the floats. XLA's maximum of floats may lose a NaN.
+    bits = tf.bitwise.bitwise_and(tf.bitcast(values, kind), kind.max)
+    # The maximum of nothing is the least integer, as a float −0.
+    return tf.bitcast(tf.reduce_max(bits), values.dtype)
 
 
 def _values(gradient: Any) -> tf.Tensor:
