@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from bench.check import check
 from bench.flags import Asked, parsed
@@ -48,18 +49,37 @@ def _measure(asked: Asked, workers: Workers) -> int:
         print("\n".join(f"error: {fault}" for fault in faults), file=sys.stderr)
         return _FAILED
     rows: dict[str, Mapping[str, Measured]] = {}
-    for part in asked.parts:
-        rows[part.name] = measure(
-            part,
-            rounds=asked.rounds,
-            seconds=asked.seconds,
-            perform=workers.perform,
-            tell=_tell,
-            among=checked[part.name].rows if part.name in checked else None,
-        )
-    chosen = {name: found.chosen for name, found in checked.items()}
-    told = verdicts(rows, chosen)
+    interrupted = False
+    try:
+        for part in asked.parts:
+            rows[part.name] = measure(
+                part,
+                rounds=asked.rounds,
+                seconds=asked.seconds,
+                perform=workers.perform,
+                tell=_tell,
+                among=checked[part.name].rows if part.name in checked else None,
+            )
+    except KeyboardInterrupt:
+        if not rows:
+            raise
+        # The parts that are through have all their rounds.
+        interrupted = True
+        print("interrupted: what follows is of the parts that are through", file=sys.stderr)
     minutes = (time.monotonic() - began) / 60
+    code = _report(asked, about, minutes, rows, {name: found.chosen for name, found in checked.items()})
+    return _INTERRUPTED if interrupted else code
+
+
+def _report(
+    asked: Asked,
+    about: Mapping[str, Any],
+    minutes: float,
+    rows: Mapping[str, Mapping[str, Measured]],
+    chosen: Mapping[str, Mapping[str, str]],
+) -> int:
+    """Writes the file and shows the tables; returns the exit code."""
+    told = verdicts(rows, chosen)
     how = {
         "workload": asked.workloads,
         "contender": asked.contenders,
@@ -74,7 +94,10 @@ def _measure(asked: Asked, workers: Workers) -> int:
         where, code = f"all rounds are in {asked.json}", _FAILED if failed else 0
     except OSError as error:
         where, code = f"error: {asked.json} could not be written: {error.strerror}", _UNWRITABLE
-    show(figure_table(asked.parts, rows, chosen), *([target_table(told)] if told else []))
+    show(
+        figure_table([part for part in asked.parts if part.name in rows], rows, chosen),
+        *([target_table(told)] if told else []),
+    )
     _tell(f"{minutes:.0f} minutes")
     _tell(where)
     return code

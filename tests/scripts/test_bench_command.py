@@ -194,6 +194,22 @@ class TestCommandLine:
         assert command.main(["--workload=adam"]) == 130
         assert capsys.readouterr().err.splitlines()[-1] == "interrupted"
 
+    def test_an_interrupt_leaves_the_parts_that_were_through(
+        self, workers: Any, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        def perform(job: Job) -> dict[str, Any]:
+            if job.workload == "digits" and not job.check:
+                raise KeyboardInterrupt
+            return well(job)
+
+        workers(perform)
+        arguments = ["--workload=regression,digits", "--contender=fit", f"--json={tmp_path / 'b.json'}"]
+        assert command.main(arguments) == 130
+        told = capsys.readouterr()
+        assert "interrupted: what follows is of the parts that are through" in told.err
+        assert "linear regression" in told.out
+        assert list(json.loads((tmp_path / "b.json").read_text())["parts"]) == ["regression"]
+
     @pytest.mark.parametrize(
         ("signals", "before", "code"),
         [
