@@ -24,7 +24,7 @@ class Checked:
     chosen: dict[str, str] = dataclasses.field(default_factory=dict)
     """The row that is what the trainer chooses itself, by the name of the choice."""
     faults: list[str] = dataclasses.field(default_factory=list)
-    """A line for each row that does other work."""
+    """A line for each row that does other work, and for what no row can do without."""
 
 
 def check(part: Part, *, perform: Perform, tell: Callable[[str], None]) -> Checked:
@@ -56,6 +56,9 @@ def check(part: Part, *, perform: Perform, tell: Callable[[str], None]) -> Check
             if row is reference:
                 found.faults.append(f"{part.name}: the floor, which the others are compared with, failed: {error}")
                 return found
+            if row.name in (OURS, OURS_TF_DATA):
+                # No row would tell of it, and no target be told of that needs it.
+                found.faults.append(f"{part.name}: {row.name} failed: {error}")
             continue
         known.loss = float(sample["loss"])
         tell(f"  {part.name}, first steps: {row.name}: loss {known.loss:.7f}")

@@ -44,6 +44,11 @@ def test_large_gradients_of_float64_are_scaled_and_not_lost() -> None:
     np.testing.assert_allclose(found, [0.6, 0.8], rtol=1e-6)
 
 
+def test_gradients_are_scaled_where_only_the_sum_of_their_squares_is_beyond_float32() -> None:
+    for gradient in cut([tf.constant([1.5e19])] * 4, 1.0):
+        np.testing.assert_allclose(gradient, [0.5], rtol=1e-6)
+
+
 def test_sparse_gradients_stay_sparse() -> None:
     slices = tf.IndexedSlices(tf.constant([[3.0], [4.0]]), tf.constant([0, 2]), tf.constant([3, 1]))
     found = cut([slices], 1.0)[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import threading
 import types
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,13 @@ def record() -> Record:
 
 
 def delivery(
-    path: Path, heard: list[Record], lock: Any, *, busy: bool = False, warnings: list[str] | None = None
+    path: Path,
+    heard: list[Record],
+    lock: Any,
+    *,
+    busy: bool = False,
+    warnings: list[str] | None = None,
+    fold: Callable[[Record], None] = lambda record: None,
 ) -> Delivery:
     outlets = types.SimpleNamespace(
         lock=lock,
@@ -46,7 +53,7 @@ def delivery(
         on_record=heard.append,
         warn=(warnings if warnings is not None else []).append,
     )
-    return Delivery(outlets, Times())  # type: ignore[arg-type]
+    return Delivery(outlets, Times(), fold)  # type: ignore[arg-type]
 
 
 def test_a_record_is_handed_over_once_and_only_when_it_is_durable(tmp_path: Path, record: Record) -> None:
@@ -78,11 +85,11 @@ def test_what_a_thread_could_not_write_ends_the_loop_at_the_latest_when_it_ends(
     heard: list[Record] = []
     with locked(str(tmp_path / "lock")) as lock:
         with pytest.raises(Unwritable), delivery(tmp_path, heard, lock) as records:
-            records.begin(fails)
+            records.later(fails)
         with delivery(tmp_path, heard, lock) as records:
-            records.begin(fails)
+            records.later(fails)
             with pytest.raises(Unwritable):
-                records.begin(lambda: [record])
+                records.later(lambda: [record])
 
 
 def test_what_ended_the_loop_comes_before_what_the_thread_could_not_write_and_that_is_told(tmp_path: Path) -> None:
@@ -93,7 +100,7 @@ def test_what_ended_the_loop_comes_before_what_the_thread_could_not_write_and_th
 
     def interrupted(lock: Any) -> None:
         with delivery(tmp_path, [], lock, warnings=warnings) as records:
-            records.begin(fails)
+            records.later(fails)
             raise KeyboardInterrupt
 
     with locked(str(tmp_path / "lock")) as lock, pytest.raises(KeyboardInterrupt):
@@ -108,11 +115,9 @@ def test_records_of_a_thread_are_written_in_their_order_and_none_is_lost_when_th
     def failing(lock: Any) -> None:
         with delivery(tmp_path, [], lock) as records:
             for step in range(1, 20):
-                records.begin(functools.partial(one, step))
+                records.later(functools.partial(one, step))
             records.write(one(20))
-            assert [record.step for record in records.taken()] == list(range(1, 21))
-            assert records.taken() == []
-            records.begin(functools.partial(one, 21))
+            records.later(functools.partial(one, 21))
             raise ZeroDivisionError
 
     with locked(str(tmp_path / "lock")) as lock, pytest.raises(ZeroDivisionError):
@@ -129,47 +134,55 @@ def steps(records: list[Record]) -> list[int]:
     return [record.step for record in records]
 
 
-def test_what_a_thread_writes_is_taken_once_and_in_order_however_often_it_is_asked_for(tmp_path: Path) -> None:
-    taken: list[Record] = []
+def test_each_record_is_folded_once_and_in_order_and_after_it_is_in_the_log(tmp_path: Path) -> None:
+    folded: list[Record] = []
     expected: list[int] = []
-    with locked(str(tmp_path / "lock")) as lock, delivery(tmp_path, [], lock) as records:
+
+    def fold(record: Record) -> None:
+        assert log.position.records > len(folded)
+        folded.append(record)
+
+    with locked(str(tmp_path / "lock")) as lock, delivery(tmp_path, [], lock, fold=fold) as records:
+        log = records._to.log
         for step in range(1, 300):
-            records.begin(functools.partial(trained, step))
+            records.later(functools.partial(trained, step))
             expected += steps(trained(step))
-            for _ in range(step % 4):
-                taken += records.taken()
-                assert steps(taken) == expected[: len(taken)]
+            if step % 3:
+                records.start()
+                assert steps(folded) == expected[: len(folded)]
             if step % 7 == 0:
                 records.settle()
-                taken += records.taken()
-                assert steps(taken) == expected
+                assert steps(folded) == expected
             if step % 50 == 0:
                 records.write(trained(step + 1))
                 expected += steps(trained(step + 1))
+                assert steps(folded) == expected
         records.settle()
-        taken += records.taken()
-        assert steps(taken) == expected
-        assert records.taken() == []
+        assert steps(folded) == expected
 
 
-def test_what_is_taken_is_what_there_is_and_waits_for_nothing(tmp_path: Path) -> None:
-    go_on = threading.Event()
+def test_records_are_made_from_the_start_on_beside_whoever_asked_for_them(tmp_path: Path) -> None:
+    asked, go_on = threading.Event(), threading.Event()
     waited_in_vain: list[bool] = []
+    folded: list[Record] = []
 
     def held() -> list[Record]:
+        asked.set()
         waited_in_vain.append(not go_on.wait(timeout=20))
         return trained(2)
 
-    with locked(str(tmp_path / "lock")) as lock, delivery(tmp_path, [], lock) as records:
-        records.begin(functools.partial(trained, 1))
-        records.begin(held)
-        # Those before were through when it began.
-        assert steps(records.taken()) == steps(trained(1))
-        assert records.taken() == []
+    with locked(str(tmp_path / "lock")) as lock, delivery(tmp_path, [], lock, fold=folded.append) as records:
+        records.later(functools.partial(trained, 1))
+        records.later(held)
+        # Those before are through, and nothing is begun before it is started.
+        assert steps(folded) == steps(trained(1))
+        assert not asked.wait(timeout=0.05)
+        records.start()
+        assert asked.wait(timeout=20)
+        assert steps(folded) == steps(trained(1))
         go_on.set()
         records.settle()
-        assert steps(records.taken()) == steps(trained(2))
-        assert records.taken() == []
+        assert steps(folded) == [*steps(trained(1)), *steps(trained(2))]
     assert waited_in_vain == [False]
 
 
@@ -180,7 +193,7 @@ def test_the_thread_makes_records_durable_where_that_is_long_ago(
     monkeypatch.setattr("trainer.run.delivery._SYNC_SECONDS", seconds)
     heard: list[Record] = []
     with locked(str(tmp_path / "lock")) as lock, delivery(tmp_path, heard, lock) as records:
-        records.begin(lambda: [record])
+        records.later(lambda: [record])
         records.settle()
         records.hand_over()
         assert len(heard) == durable

@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 
 import trainer
-from trainer.errors import ConfigError
+from trainer.errors import ConfigError, Unusable
 from trainer.run.jit import DoesNotCompile, refusing
 
 OPTIONS: dict[str, Any] = {"train_for": 4, "log_every": 2, "save_every": "never", "progress": "plain"}
@@ -122,6 +122,14 @@ def test_a_convolution_that_nobody_compiles_decides_nothing(linear: Any, tmp_pat
         (ValueError("uncompilable"), False, True),
         (ValueError("a wrong number"), True, False),
         (KeyError("compiled"), True, False),
+        # By chance, and not for the program.
+        (tf.errors.ResourceExhaustedError(None, None, "out of memory while it compiles"), True, False),
+        (tf.errors.CancelledError(None, None, "compilation was cancelled"), False, False),
+        (
+            tf.errors.InvalidArgumentError(None, None, 'no number\nFile "/a/compiler/train.py", line 1'),
+            False,
+            False,
+        ),
     ],
 )
 def test_what_is_xla_s_failure_is_a_refusal_and_what_is_not_stays_what_it_is(
@@ -142,6 +150,27 @@ def test_each_mode_trains_and_resumes_to_the_bit(linear: Any, tmp_path: pathlib.
         assert [line for line in cut.splitlines() if '"step":5,' not in line and '"step":6,' not in line] == [
             line for line in whole.splitlines() if '"step":6,' not in line
         ]
+
+
+@pytest.mark.slow
+def test_data_that_cannot_be_read_is_no_failure_of_the_compiler(linear: Any, tmp_path: pathlib.Path) -> None:
+    missing = tmp_path / "compiled" / "missing.txt"
+
+    @dataclasses.dataclass(frozen=True)
+    class Missing(linear):
+        def train_data(self) -> Any:
+            row = {name: values[0] for name, values in self.arrays().items()}
+            lines = tf.data.TextLineDataset(str(missing))
+            return trainer.data.stream(lambda: lines.map(lambda line: row), batch_size=2)
+
+    with pytest.raises(Unusable, match="the training data cannot be read"):
+        trainer.Trainer(Missing(), run_dir=str(tmp_path / "run"), jit="step", **OPTIONS).run()
+
+
+def test_what_xla_says_is_told_without_what_tensorflow_says_before_it() -> None:
+    before = 'Graph execution error:\n\nDetected at node f defined at (most recent call last):\nFile "a.py", line 1\n'
+    told = str(DoesNotCompile("step", f"{before}<stack traces unavailable>\n\n  too large\nand pages more"))
+    assert told == "jit=step does not compile here: too large; use --jit=none"
 
 
 def test_what_xla_says_is_told_in_one_line_also_where_no_operation_is_named() -> None:

@@ -41,7 +41,7 @@ class TestCheck:
 
         def perform(job: Job) -> dict[str, Any]:
             assert job.check
-            loss = losses[job.kind]
+            loss = losses[job.options.get("jit") if job.options.get("jit") in losses else job.kind]
             if loss < 0:
                 raise Failed("ImportError: it is not there")
             return {"loss": loss, "jit": "chunk"}
@@ -100,6 +100,10 @@ class TestCheck:
     def test_without_the_floor_nothing_can_be_compared(self) -> None:
         (fault,) = self.checked({"floor": -1, "ours": 2.0, "keras_fit": 2.0}).faults
         assert "floor" in fault
+
+    def test_without_what_the_trainer_chooses_itself_no_target_can_be_told_of(self) -> None:
+        (fault,) = self.checked({"floor": 2.0, "ours": 2.0, "keras_fit": 2.0, "auto": -1}).faults
+        assert fault == "regression: ours arrays auto failed: ImportError: it is not there"
 
     def test_what_the_trainer_chooses_itself_is_the_row_of_that_mode(self) -> None:
         found = self.checked({"floor": 2.0, "ours": 2.0, "keras_fit": 2.0})

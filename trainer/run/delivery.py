@@ -19,21 +19,23 @@ _SYNC_SECONDS = 1.0
 class Delivery:
     """Hands records on.
 
-    Those of a chunk are made, serialised, written and flushed by a thread of its own, while the next chunk is trained:
-    one chunk's at a time, in their order. Whatever depends on them calls `settle` first. As a context manager it lets
-    nothing get lost when the loop ends, however it does.
+    Those of a chunk are made, serialised, written, flushed and folded by a thread of its own, while the next chunk is
+    trained: one chunk's at a time, in their order. Whatever depends on them calls `settle` first. As a context manager
+    it lets nothing get lost when the loop ends, however it does.
 
     Args:
       to: where they go.
       times: the clock that the waiting is charged to.
+      fold: takes each of them into account, once it is in the log.
     """
 
-    def __init__(self, to: Outlets, times: Times) -> None:
+    def __init__(self, to: Outlets, times: Times, fold: Callable[[Record], None]) -> None:
         self._to = to
         self._times = times
+        self._fold = fold
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="records")
+        self._made_later: Callable[[], Sequence[Record]] | None = None
         self._under_way: Future[None] | None = None
-        self._untaken: collections.deque[Record] = collections.deque()
         self._waiting: collections.deque[Record] = collections.deque()
         self._delivered = to.log.durable
         self._synced = time.monotonic()
@@ -57,14 +59,22 @@ class Delivery:
         """Whether it is long ago that the log was made durable."""
         return time.monotonic() - self._synced > _SYNC_SECONDS
 
-    def begin(self, make: Callable[[], Sequence[Record]]) -> None:
-        """Has the thread make records and hand them on, once it is through with those before.
+    def later(self, make: Callable[[], Sequence[Record]]) -> None:
+        """Has the thread make records and hand them on, from `start` on.
 
         Raises:
           Unwritable: those before could not be written, or the run directory is not the one any more.
         """
         self.settle()
-        with self._times(LOG):
+        self._made_later = make
+
+    def start(self) -> None:
+        """Has the thread begin with what is to be made, right before the next chunk runs.
+
+        Not before: of two threads that both want the interpreter, one waits for up to 5 ms, and a chunk does without.
+        """
+        make, self._made_later = self._made_later, None
+        if make is not None:
             self._under_way = self._thread.submit(self._write_made, make)
 
     def write(self, records: Sequence[Record]) -> None:
@@ -78,15 +88,12 @@ class Delivery:
             self._write(records)
 
     def settle(self) -> None:
-        """Waits for what the thread has under way, and raises what went wrong there."""
+        """Waits for all that the thread was to do, and raises what went wrong there."""
+        self.start()
         under_way, self._under_way = self._under_way, None
         if under_way is not None:
             with self._times(LOG):
                 under_way.result()
-
-    def taken(self) -> list[Record]:
-        """The records written since the last call, as far as the thread has come; all of them after `settle`."""
-        return [self._untaken.popleft() for _ in range(len(self._untaken))]
 
     def sync(self) -> None:
         """Makes what was written durable, and hands it over.
@@ -125,7 +132,8 @@ class Delivery:
         self._to.log.append(records)
         self._to.events.add(records)
         self._to.view.records(records)
-        self._untaken.extend(records)
+        for record in records:
+            self._fold(record)
 
     def _sync(self) -> None:
         self._to.events.flush()

@@ -143,7 +143,7 @@ def clipped(gradients: Sequence[Any], squares: tf.Tensor, most: float) -> list[A
 
     Args:
       gradients: tensors, `tf.IndexedSlices` or None.
-      squares: half the square of their global norm, a float scalar.
+      squares: half the square of their global norm, a float64 scalar.
       most: the bound.
     """
     norm = tf.sqrt(2.0 * squares)

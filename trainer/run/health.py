@@ -53,9 +53,9 @@ class Health:
         )
 
     def half_squares(self) -> tf.Tensor:
-        """Half the square of the gradients' global norm, a scalar of the widest of their dtypes, from float32 on."""
-        squares = [self._common(tf.nn.l2_loss(gradient)) for gradient in self._gradients]
-        return tf.add_n(squares) if squares else tf.zeros([], tf.float32)
+        """Half the square of the gradients' global norm, a float64 scalar: finite where each gradient's is."""
+        squares = [tf.cast(tf.nn.l2_loss(gradient), tf.float64) for gradient in self._gradients]
+        return tf.reduce_sum(tf.stack(squares)) if squares else tf.zeros([], tf.float64)
 
     def _first(self, finite: tf.Tensor) -> tf.Tensor:
         """The number of the first that is not finite, or 0, of bool [problems] in their order."""

@@ -30,6 +30,13 @@ their gradients take 25 to 700 times as long as TensorFlow's, the others 5 to 30
 anything to compute are they faster.
 """
 
+_OF_THE_MOMENT = (
+    *(tf.errors.ResourceExhaustedError, tf.errors.CancelledError, tf.errors.AbortedError),
+    *(tf.errors.UnavailableError, tf.errors.DeadlineExceededError),
+)
+"""What says nothing of the program: the same one may compile at another time, and `auto` would choose by chance."""
+_AROUND = ("Graph execution error:", "Detected at node", "<stack traces unavailable>", "File ", "Node: ")
+"""How the lines begin that TensorFlow puts before what went wrong."""
 _NO_KERNEL = re.compile(r"No registered '(?P<op>\w+)' OpKernel for XLA")
 _MADE = re.compile(r"The op is created at: *\n(?P<trace>(?:File .*\n)+)")
 _LINE = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<function>.+)')
@@ -75,7 +82,8 @@ def refusing(mode: str, *, ahead: bool = False) -> Iterator[None]:
 
     Args:
       mode: what XLA is to compile.
-      ahead: whether it does nothing else, so that all that TensorFlow fails with is XLA's.
+      ahead: whether it does nothing else, so that what TensorFlow fails with is XLA's, but for a lack of memory and the
+        like.
 
     Raises:
       DoesNotCompile: XLA cannot.
@@ -83,10 +91,15 @@ def refusing(mode: str, *, ahead: bool = False) -> Iterator[None]:
     try:
         yield
     except (tf.errors.OpError, ValueError) as error:
-        # XLA says "compile", "Compilation", "uncompilable".
-        if "ompil" in str(error) or (ahead and isinstance(error, tf.errors.OpError)):
-            raise DoesNotCompile(mode, str(error)) from error
-        raise
+        of_xla = ahead and isinstance(error, tf.errors.OpError)
+        if isinstance(error, _OF_THE_MOMENT) or not (of_xla or _about_compiling(str(error))):
+            raise
+        raise DoesNotCompile(mode, str(error)) from error
+
+
+def _about_compiling(message: str) -> bool:
+    """Whether XLA says so: "compile", "Compilation", "uncompilable"; a file may be called like that, too."""
+    return any("ompil" in line for line in message.splitlines() if not line.startswith("File "))
 
 
 class DoesNotCompile(ConfigError):
@@ -108,7 +121,9 @@ class DoesNotCompile(ConfigError):
 def _in_a_few_words(message: str) -> str:
     """What XLA said: the operation that it has not, and where that was made."""
     found = _NO_KERNEL.search(message)
-    what = f"XLA has no {found['op']}" if found else message.splitlines()[0][:300]
+    lines = [line.strip() for line in message.splitlines()]
+    said = next((line for line in lines if line and not line.startswith(_AROUND)), "")
+    what = f"XLA has no {found['op']}" if found else said[:300]
     made = _MADE.search(message)
-    lines = _LINE.findall(made["trace"]) if made else []
-    return what + (" (made in {}, line {}, in {})".format(*lines[-1]) if lines else "")
+    places = _LINE.findall(made["trace"]) if made else []
+    return what + (" (made in {}, line {}, in {})".format(*places[-1]) if places else "")

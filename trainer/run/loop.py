@@ -67,7 +67,7 @@ class Loop:
         self._segments = [segment.to_json() for segment in going_on.segments]
         self._to = outlets
         self._times = host.times
-        self._records = Delivery(outlets, self._times)
+        self._records = Delivery(outlets, self._times, parts.decisions.fold)
         self._request = host.request
         self._watchdog = host.watchdog
         self._auto_save = auto_save
@@ -144,7 +144,6 @@ class Loop:
             else:
                 # Looked at: nothing was due, or only what has to wait for a log step, which the next chunk has to know.
                 self._before, self._pending = self._now, due.pending
-                self._fold()
                 if self._records.overdue:
                     self._records.sync()
         with self._times(SAVE):
@@ -221,7 +220,7 @@ class Loop:
                 self._records.write([self._windows.close(due.closed_by)])
             with self._times(EVALUATE):
                 evaluated = due.evaluate and self._evaluate()
-            verdict = self._decide()
+            verdict = self._parts.decisions.at(now.step)
             if verdict.stop and not due.stop:
                 due = self._parts.schedule.at_end(due)
             elif verdict.reasons and flushes and self._windows.start != now.step:
@@ -260,6 +259,7 @@ class Loop:
         chunk = parts.schedule.next_chunk(
             self._now, pending=self._pending, max_steps=self._pace.steps, max_closes=parts.program.max_closes
         )
+        self._records.start()
         saving, started = self._to.store.busy, time.monotonic()
         with self._times(STEP), self._watchdog.chunk():
             advance = parts.program.run(chunk.until, [step for step, _ in chunk.closes])
@@ -269,8 +269,7 @@ class Loop:
         if self._auto_save:
             self._auto_save.chunk(steps, ended - started, saving=saving)
         if advance.closed:
-            make = functools.partial(self._windows.records, advance, dict(chunk.closes))
-            self._records.begin(make)
+            self._records.later(functools.partial(self._windows.records, advance, dict(chunk.closes)))
             self._closed_at = int(advance.closed[-1][0])
         self._windows.follow(advance.open)
         self._now = Progress(advance.open.step, advance.open.examples, ended - self._began)
@@ -329,16 +328,6 @@ class Loop:
         """Asked between two chunks of an evaluation."""
         self._watchdog.beat()
         return bool(self._request)
-
-    def _decide(self) -> Verdict:
-        """Folds the new records into the decisions; returns what they say about this step."""
-        self._fold()
-        return self._parts.decisions.at(self._now.step)
-
-    def _fold(self) -> None:
-        """Takes in what is written: between boundaries too, or a run that logs every step keeps all its records."""
-        for record in self._records.taken():
-            self._parts.decisions.fold(record)
 
     def _save(self, reasons: Sequence[str], *, complete: bool = False, last: bool = False) -> None:
         """Saves this step, or completes its checkpoint with what was made up for."""

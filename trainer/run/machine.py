@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.errors import ConfigError
+from trainer.run.exact_sums import keep_additions
 
 _ENVIRONMENT = (
     *("TF_ENABLE_ONEDNN_OPTS", "ONEDNN_MAX_CPU_ISA", "ONEDNN_DEFAULT_FPMATH_MODE"),
@@ -25,7 +26,7 @@ _ENVIRONMENT = (
 
 
 def configure(*, threads: int, deterministic: str) -> bool:
-    """Sets TensorFlow's threads and determinism; returns whether operations are deterministic.
+    """Sets TensorFlow's threads and determinism, and the order of sums; returns whether operations are deterministic.
 
     Raises:
       ConfigError: TensorFlow has already run something with other threads.
@@ -41,6 +42,7 @@ def configure(*, threads: int, deterministic: str) -> bool:
     on = deterministic == "true" or (deterministic == "auto" and bool(tf.config.list_physical_devices("GPU")))
     if on:
         tf.config.experimental.enable_op_determinism()
+    keep_additions()
     return on
 
 

@@ -18,7 +18,7 @@ from trainer.process import memory
 from trainer.run.chunk import ENDED, NEVER, Chunk, most_closes
 from trainer.run.experiment import Experiment
 from trainer.run.feed import Counting, make_feed, told_of
-from trainer.run.jit import CHUNK, NONE, refusing, slow_operation
+from trainer.run.jit import CHUNK, NONE, STEP, refusing, slow_operation
 from trainer.run.measure import Layout
 from trainer.run.state import TrainState
 from trainer.run.step import TrainStep, Update
@@ -196,8 +196,8 @@ class Program:
         assert self._arguments is not None
         steps = self._closing(closes)
         # Machine code of a step is made in the first call, and of what was not compiled ahead too.
-        compiles = self._jit != NONE and not self._called
-        with told_of("the training data"), refusing(self._jit) if compiles else contextlib.nullcontext():
+        compiles = not self._called and (self._jit == STEP or not self._compiled)
+        with refusing(self._jit) if compiles else contextlib.nullcontext(), told_of("the training data"):
             # The one place where values leave the device.
             matrix = self._chunk(tf.constant(until, tf.int64), tf.constant(steps), *self._arguments).numpy()
         if not self._called:

@@ -9,6 +9,7 @@ from typing import Any
 import tensorflow as tf
 
 from trainer.errors import ConfigError
+from trainer.run.exact_sums import in_order
 
 
 def trace_on_batch(
@@ -19,8 +20,8 @@ def trace_on_batch(
 ) -> Any:
     """Traces `function(values, weights, seed)` on batches of these shapes.
 
-    The user's code runs once, here; and whatever it only tells while it is traced, such as the names of its metrics, is
-    known afterwards.
+    The user's code runs once, here, and sums in one order; whatever it only tells while it is traced, such as the names
+    of its metrics, is known afterwards.
 
     Args:
       specs: the shapes of the values by name, and of the weights.
@@ -28,7 +29,8 @@ def trace_on_batch(
       seeds: the shape of the seed, or seeds, that it takes: int32.
     """
     try:
-        return tf.function(function, autograph=False).get_concrete_function(*specs, tf.TensorSpec(seeds, tf.int32))
+        with in_order():
+            return tf.function(function, autograph=False).get_concrete_function(*specs, tf.TensorSpec(seeds, tf.int32))
     except ConfigError as error:
         raise _as_raised(error) from None
 
