@@ -29,11 +29,11 @@ def keep_additions() -> None:
 @contextlib.contextmanager
 def in_order() -> Iterator[None]:
     """Has what is traced meanwhile, gradients too, sum two tensors at a time, one after the other."""
-    gen_math_ops.add_n = _in_order
+    before, gen_math_ops.add_n = gen_math_ops.add_n, _in_order
     try:
         yield
     finally:
-        gen_math_ops.add_n = _add_n
+        gen_math_ops.add_n = before
 
 
 def _in_order(inputs: Sequence[Any], name: str | None = None) -> Any:
