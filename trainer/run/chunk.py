@@ -57,6 +57,7 @@ class Chunk:
       accumulate: micro-batches that a batch is taken in.
       skipped: int64 scalar variable, the steps of the open window that made no update.
       may_skip: whether there are such steps.
+      draws: whether anything comes of a step's seeds.
       jit: `none`; `step`, where XLA compiles what follows a batch's arrival; or `chunk`, where it compiles all of it.
       tick: seconds after which it stops early where batches have to be waited for.
     """
@@ -72,6 +73,7 @@ class Chunk:
         accumulate: int,
         skipped: tf.Variable,
         may_skip: bool,
+        draws: bool,
         jit: str,
         tick: float = math.inf,
     ) -> None:
@@ -83,6 +85,7 @@ class Chunk:
         self._accumulate = accumulate
         self._skipped = skipped
         self._may_skip = may_skip
+        self._draws = draws
         self._tick = tick
         # XLA has no clock; nor is there anything to wait for where it compiles the chunk.
         self.times_data = feed.waits and jit != CHUNK
@@ -90,7 +93,7 @@ class Chunk:
         if jit == STEP:
             self._advance = tf.function(lambda *tensors: self._advanced(*tensors), autograph=False, jit_compile=True)
         # Some dozens of small integer operations: in a graph 35 µs for a step, and hardly more for all of them.
-        self._seeds_ahead = jit == NONE
+        self._seeds_ahead = draws and jit == NONE
 
     def run(self, until: tf.Tensor, closes: tf.Tensor, *arguments: Any) -> tf.Tensor:
         """Trains to step `until`, closing a window after each step in `closes`.
@@ -211,7 +214,9 @@ class Chunk:
         names = list(self._feed.specs[0])
         values = dict(zip(names, batch[: len(names)], strict=True))
         weights = batch[len(names)] if len(batch) > len(names) else None
-        if seeds is None:
+        if not self._draws:
+            seeds = tf.zeros([self._accumulate, 2], tf.int32)
+        elif seeds is None:
             seeds = seeds_of_step(self._seed, step, self._accumulate)
         added, rates, problem = self._step(values, weights, seeds)
         step = step + 1

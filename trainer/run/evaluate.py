@@ -19,7 +19,7 @@ from trainer.run.measure import Layout, measure
 from trainer.run.pace import Pace
 from trainer.run.state import EVALUATION_STREAM
 from trainer.run.timing import Times
-from trainer.run.tracing import converted, trace_on_batch
+from trainer.run.tracing import converted, trace_on_batch, uses_seeds
 
 
 class Evaluator:
@@ -128,6 +128,7 @@ class Evaluator:
         Where batches have to be waited for, it stops early after `tick` seconds.
         """
         began = tf.timestamp() if arguments else None
+        draws = uses_seeds(self._measure)
 
         def unfinished(index: tf.Tensor, totals: tf.Tensor, over: tf.Tensor) -> tf.Tensor:
             goes_on = (index < until) & ~over
@@ -137,7 +138,7 @@ class Evaluator:
 
         def one_batch(index: tf.Tensor, totals: tf.Tensor, over: tf.Tensor) -> tuple[tf.Tensor, ...]:
             batch, over = self._feed.next(arguments, index)
-            seed = fold_in(self._stream, index)
+            seed = fold_in(self._stream, index) if draws else tf.zeros([2], tf.int32)
             return index + 1, totals + self._measure(batch.values, batch.weights, seed), over
 
         done: tuple[tf.Tensor, tf.Tensor, tf.Tensor] = tf.while_loop(

@@ -23,7 +23,7 @@ from trainer.run.measure import Layout
 from trainer.run.state import TrainState
 from trainer.run.step import TrainStep, Update
 from trainer.run.timing import Times
-from trainer.run.tracing import trace_on_batch
+from trainer.run.tracing import trace_on_batch, uses_seeds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,6 +121,7 @@ class Program:
             accumulate=update.accumulate,
             skipped=self._skipped,
             may_skip=step.may_skip,
+            draws=uses_seeds(traced),
             jit=jit,
             tick=tick,
         )

@@ -35,6 +35,27 @@ def trace_on_batch(
         raise _as_raised(error) from None
 
 
+def uses_seeds(traced: Any) -> bool:
+    """Whether anything comes of the seeds that a function takes which `trace_on_batch` traced.
+
+    To fold them takes as many operations as a small model has, and most models draw nothing.
+    """
+    results = {id(tensor) for tensor in traced.outputs}
+    # What it captures comes after what it takes.
+    ahead, seen = [traced.inputs[len(traced.inputs) - len(traced.captured_inputs) - 1]], set()
+    while ahead:
+        tensor = ahead.pop()
+        if id(tensor) in results:
+            return True
+        for operation in tensor.consumers():
+            if operation.op_def.is_stateful:
+                return True
+            if operation.name not in seen:
+                seen.add(operation.name)
+                ahead.extend(operation.outputs)
+    return False
+
+
 def converted(method: Callable[..., Any]) -> Callable[..., Any]:
     """A method of the user's as a `tf.function` would call it, with autograph: it may branch on its tensors.
 
