@@ -112,14 +112,17 @@ def test_seeds_are_folded_only_where_something_is_drawn(
 ) -> None:
     options = {"train_for": 2, "log_every": 1, "eval_every": 1, "jit": jit}
     folded: list[str] = []
-    for module, name in ((chunk, "seeds_of_steps"), (evaluate, "fold_in")):
 
-        def told(*arguments: Any, module: Any = module, fold: Callable[..., Any] = getattr(module, name)) -> Any:
+    def telling(who: str, fold: Callable[..., Any]) -> Callable[..., Any]:
+        def told(*arguments: Any) -> Any:
             if any(map(tf.is_tensor, arguments)):
-                folded.append(module.__name__.rpartition(".")[2])
+                folded.append(who)
             return fold(*arguments)
 
-        monkeypatch.setattr(module, name, told)
+        return told
+
+    monkeypatch.setattr(chunk, "seeds_of_steps", telling("chunk", chunk.seeds_of_steps))
+    monkeypatch.setattr(evaluate, "fold_in", telling("evaluate", evaluate.fold_in))
     train(Line(), folder="still", **options)
     assert not folded
     result = train(Line(draws=True), folder="drawing", **options)
