@@ -19,6 +19,7 @@ from bench.ours import make_source
 from bench.workload import Model
 from trainer.data import run_seed
 from trainer.optim.kernels import without_xla
+from trainer.run import machine
 
 _SEED = 17
 CHUNK, STEP = "chunk", "step"
@@ -35,6 +36,8 @@ class Floor(Contender):
 
     def __init__(self, setting: Setting, *, source: str = "arrays", jit: str = CHUNK) -> None:
         self.details = {}
+        # With the sums in the same order, which is a part of the step.
+        machine.configure(threads=0, deterministic="auto")
         what = setting.workload
         self._what, self._model, self._optimizer = what, Model(what), what.optimizer()
         self._variables = list(self._model.trainable_variables)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import functools
 import threading
 import types
@@ -184,6 +185,54 @@ def test_records_are_made_from_the_start_on_beside_whoever_asked_for_them(tmp_pa
         records.settle()
         assert steps(folded) == [*steps(trained(1)), *steps(trained(2))]
     assert waited_in_vain == [False]
+
+
+def test_the_log_is_made_durable_by_the_thread_also_where_no_window_closes(
+    tmp_path: Path, record: Record, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[Record] = []
+    with locked(str(tmp_path / "lock")) as lock, delivery(tmp_path, heard, lock) as records:
+        log, by = records._to.log, []
+        sync = log.sync
+        monkeypatch.setattr(log, "sync", lambda: (by.append(threading.current_thread()), sync()))
+        monkeypatch.setattr("trainer.run.delivery._SYNC_SECONDS", 1e9)
+        records.later(lambda: [record])
+        records.settle()
+        records.start()
+        records.settle()
+        assert not by
+        monkeypatch.setattr("trainer.run.delivery._SYNC_SECONDS", 0.0)
+        # What waits for the thread has a sync of its own to make, and needs no other one before it.
+        records.settle()
+        assert not by
+        for _ in range(3):
+            records.start()
+            records.settle()
+        assert len(by) == 3
+        assert threading.main_thread() not in by
+        records.hand_over()
+        assert heard == [record]
+
+
+def test_what_the_thread_could_not_make_durable_ends_the_loop(
+    tmp_path: Path, record: Record, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = threading.Event()
+
+    def fails() -> None:
+        tried.set()
+        raise Unwritable("the disk is full")
+
+    with locked(str(tmp_path / "lock")) as lock, delivery(tmp_path, [], lock) as records:
+        monkeypatch.setattr(records._to.log, "sync", fails)
+        monkeypatch.setattr("trainer.run.delivery._SYNC_SECONDS", 0.0)
+        records.start()
+        assert tried.wait(timeout=20)
+        # Known at the next start, once the thread is through: no chunk closes a window, and nothing else asks.
+        concurrent.futures.wait([records._under_way])
+        with pytest.raises(Unwritable):
+            records.start()
+        monkeypatch.undo()
 
 
 @pytest.mark.parametrize(("seconds", "durable"), [(0.0, 1), (1e9, 0)])

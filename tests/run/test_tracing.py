@@ -85,7 +85,8 @@ def test_seeds_of_which_nothing_comes_are_not() -> None:
 class Line(trainer.Experiment):
     """A line through points, which noise may move."""
 
-    draws: bool = False
+    draws: str = ""
+    """Where noise does: in `training`, in `evaluation`, in either."""
 
     def model(self, seed: Any) -> tf.Module:
         model = tf.Module()
@@ -103,14 +104,42 @@ class Line(trainer.Experiment):
 
     def loss(self, model: Any, batch: Mapping[str, tf.Tensor], *, training: bool, seed: Any) -> trainer.Loss:
         values = (model.slope * batch["x"] - 1) ** 2
-        return trainer.Loss(values + tf.random.stateless_normal([4], seed, alg="philox") if self.draws else values)
+        if ("training" if training else "evaluation") not in self.draws:
+            return trainer.Loss(values)
+        return trainer.Loss(values + tf.random.stateless_normal(values.shape, seed, alg="philox"))
+
+
+class Own(Line):
+    """The same in a step of its own."""
+
+    def train_step(self, state: Any, batch: Mapping[str, tf.Tensor], seed: Any) -> trainer.Loss:
+        with tf.GradientTape() as tape:
+            loss = self.loss(state.model, batch, training=True, seed=seed)
+            mean = tf.reduce_mean(loss.per_example)
+        state.optimizer.apply([tape.gradient(mean, state.model.slope)], [state.model.slope])
+        return loss
 
 
 @pytest.mark.parametrize("jit", ["none", "step", "chunk"])
+@pytest.mark.parametrize(
+    ("experiment", "options", "folding"),
+    [
+        (Line(), {}, set()),
+        (Line("training"), {}, {"chunk"}),
+        (Line("training"), {"accumulate": 2}, {"chunk"}),
+        (Line("evaluation"), {}, {"evaluate"}),
+        (Own(), {}, set()),
+        (Own("training and evaluation"), {}, {"chunk", "evaluate"}),
+    ],
+)
 def test_seeds_are_folded_only_where_something_is_drawn(
-    train: Train, monkeypatch: pytest.MonkeyPatch, jit: str
+    experiment: Line,
+    options: dict[str, Any],
+    folding: set[str],
+    jit: str,
+    train: Train,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    options = {"train_for": 2, "log_every": 1, "eval_every": 1, "jit": jit}
     folded: list[str] = []
 
     def telling(who: str, fold: Callable[..., Any]) -> Callable[..., Any]:
@@ -123,9 +152,7 @@ def test_seeds_are_folded_only_where_something_is_drawn(
 
     monkeypatch.setattr(chunk, "seeds_of_steps", telling("chunk", chunk.seeds_of_steps))
     monkeypatch.setattr(evaluate, "fold_in", telling("evaluate", evaluate.fold_in))
-    train(Line(), folder="still", **options)
-    assert not folded
-    result = train(Line(draws=True), folder="drawing", **options)
-    assert {"chunk", "evaluate"} == set(folded)
+    result = train(experiment, train_for=3, log_every=1, eval_every=1, jit=jit, **options)
+    assert set(folded) == folding
     # What is drawn is another number each step.
     assert len({record.metrics["loss"] for record in result.records}) == len(result.records)

@@ -20,8 +20,8 @@ class Delivery:
     """Hands records on.
 
     Those of a chunk are made, serialised, written, flushed and folded by a thread of its own, while the next chunk is
-    trained: one chunk's at a time, in their order. Whatever depends on them calls `settle` first. As a context manager
-    it lets nothing get lost when the loop ends, however it does.
+    trained: one chunk's at a time, in their order. About once a second it makes them durable. Whatever depends on them
+    calls `settle` first. As a context manager it lets nothing get lost when the loop ends, however it does.
 
     Args:
       to: where they go.
@@ -54,11 +54,6 @@ class Delivery:
         finally:
             self._thread.shutdown()
 
-    @property
-    def overdue(self) -> bool:
-        """Whether it is long ago that the log was made durable."""
-        return time.monotonic() - self._synced > _SYNC_SECONDS
-
     def later(self, make: Callable[[], Sequence[Record]]) -> None:
         """Has the thread make records and hand them on, from `start` on.
 
@@ -69,13 +64,18 @@ class Delivery:
         self._made_later = make
 
     def start(self) -> None:
-        """Has the thread begin with what is to be made, right before the next chunk runs.
+        """Has the thread begin with what is to be made or to be made durable, right before the next chunk runs.
 
         Not before: of two threads that both want the interpreter, one waits for up to 5 ms, and a chunk does without.
+
+        Raises:
+          Unwritable: those before could not be written, or the run directory is not the one any more.
         """
-        make, self._made_later = self._made_later, None
-        if make is not None:
-            self._under_way = self._thread.submit(self._write_made, make)
+        if self._under_way is not None and self._under_way.done():
+            self._finish()
+        self._begin()
+        if self._under_way is None and self._overdue():
+            self._under_way = self._thread.submit(self._sync)
 
     def write(self, records: Sequence[Record]) -> None:
         """Hands `records` on here and now.
@@ -89,11 +89,8 @@ class Delivery:
 
     def settle(self) -> None:
         """Waits for all that the thread was to do, and raises what went wrong there."""
-        self.start()
-        under_way, self._under_way = self._under_way, None
-        if under_way is not None:
-            with self._times(LOG):
-                under_way.result()
+        self._begin()
+        self._finish()
 
     def sync(self) -> None:
         """Makes what was written durable, and hands it over.
@@ -120,9 +117,31 @@ class Delivery:
                 if self._to.on_record:
                     self._to.on_record(record)
 
+    def _begin(self) -> None:
+        """Has the thread begin with what is to be made. Nothing else is under way: `later` has waited for it."""
+        make, self._made_later = self._made_later, None
+        if make is not None:
+            assert self._under_way is None
+            self._under_way = self._thread.submit(self._write_made, make)
+
+    def _finish(self) -> None:
+        if self._under_way is None:
+            return
+        try:
+            with self._times(LOG):
+                self._under_way.result()
+        finally:
+            # Whatever else ends the wait: how the thread's work ended is still to be told.
+            if self._under_way.done():
+                self._under_way = None
+
+    def _overdue(self) -> bool:
+        """Whether it is long ago that the log was made durable."""
+        return time.monotonic() - self._synced > _SYNC_SECONDS
+
     def _write_made(self, make: Callable[[], Sequence[Record]]) -> None:
         self._write(make())
-        if self.overdue:
+        if self._overdue():
             self._sync()
 
     def _write(self, records: Sequence[Record]) -> None:

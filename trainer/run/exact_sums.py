@@ -8,9 +8,8 @@ is such a sum, and the optimizer of graphs makes one of additions. Two tensors h
 
 from __future__ import annotations
 
-import contextlib
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -21,19 +20,14 @@ from tensorflow.python.ops import gen_math_ops
 _add_n = gen_math_ops.add_n
 
 
-def keep_additions() -> None:
-    """Has the optimizer of graphs leave additions as they are, in this process."""
+def sum_in_order() -> None:
+    """Has what is traced from now on, gradients too, sum two tensors at a time, one after the other.
+
+    In the whole process, and for good: models and data trace functions of their own, at any time and in any thread.
+    """
+    gen_math_ops.add_n = _in_order
+    # The optimizer of graphs leaves additions as they are.
     tf.config.optimizer.set_experimental_options({"arithmetic_optimization": False})
-
-
-@contextlib.contextmanager
-def in_order() -> Iterator[None]:
-    """Has what is traced meanwhile, gradients too, sum two tensors at a time, one after the other."""
-    before, gen_math_ops.add_n = gen_math_ops.add_n, _in_order
-    try:
-        yield
-    finally:
-        gen_math_ops.add_n = before
 
 
 def _in_order(inputs: Sequence[Any], name: str | None = None) -> Any:

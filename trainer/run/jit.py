@@ -23,7 +23,7 @@ AUTO = "auto"
 LARGE = 20_000_000
 """Models of so many parameters and more `auto` does not compile: a step takes so long that the loop costs nothing."""
 SLOW = ("Conv", "DepthwiseConv", "MaxPool", "Cholesky", "Eig", "MatrixInverse", "MatrixSolve", "SelfAdjointEig", "Svd")
-"""How the names of the operations begin that `auto` does not compile; those of their gradients begin alike.
+"""How the names of the operations begin that `auto` does not compile; they stand beside those of their gradients.
 
 In a compiled loop XLA has loops of its own for them on a CPU. Measured on two cores, convolutions of 32 channels with
 their gradients take 25 to 700 times as long as TensorFlow's, the others 5 to 30 times; only where there is hardly

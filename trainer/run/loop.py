@@ -144,8 +144,6 @@ class Loop:
             else:
                 # Looked at: nothing was due, or only what has to wait for a log step, which the next chunk has to know.
                 self._before, self._pending = self._now, due.pending
-                if self._records.overdue:
-                    self._records.sync()
         with self._times(SAVE):
             self._to.store.drain(verify=self._asked().fits_verified)
         self._to.lock.check()

@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.errors import ConfigError
-from trainer.run.exact_sums import keep_additions
+from trainer.run.exact_sums import sum_in_order
 
 _ENVIRONMENT = (
     *("TF_ENABLE_ONEDNN_OPTS", "ONEDNN_MAX_CPU_ISA", "ONEDNN_DEFAULT_FPMATH_MODE"),
@@ -42,7 +42,7 @@ def configure(*, threads: int, deterministic: str) -> bool:
     on = deterministic == "true" or (deterministic == "auto" and bool(tf.config.list_physical_devices("GPU")))
     if on:
         tf.config.experimental.enable_op_determinism()
-    keep_additions()
+    sum_in_order()
     return on
 
 

@@ -9,7 +9,6 @@ from typing import Any
 import tensorflow as tf
 
 from trainer.errors import ConfigError
-from trainer.run.exact_sums import in_order
 
 
 def trace_on_batch(
@@ -20,8 +19,8 @@ def trace_on_batch(
 ) -> Any:
     """Traces `function(values, weights, seed)` on batches of these shapes.
 
-    The user's code runs once, here, and sums in one order; whatever it only tells while it is traced, such as the names
-    of its metrics, is known afterwards.
+    The user's code runs once, here; whatever it only tells while it is traced, such as the names of its metrics, is
+    known afterwards.
 
     Args:
       specs: the shapes of the values by name, and of the weights.
@@ -29,8 +28,7 @@ def trace_on_batch(
       seeds: the shape of the seed, or seeds, that it takes: int32.
     """
     try:
-        with in_order():
-            return tf.function(function, autograph=False).get_concrete_function(*specs, tf.TensorSpec(seeds, tf.int32))
+        return tf.function(function, autograph=False).get_concrete_function(*specs, tf.TensorSpec(seeds, tf.int32))
     except ConfigError as error:
         raise _as_raised(error) from None
 
@@ -40,9 +38,10 @@ def uses_seeds(traced: Any) -> bool:
 
     To fold them takes as many operations as a small model has, and most models draw nothing.
     """
-    results = {id(tensor) for tensor in traced.outputs}
     # What it captures comes after what it takes.
-    ahead, seen = [traced.inputs[len(traced.inputs) - len(traced.captured_inputs) - 1]], set()
+    seeds = traced.inputs[-1 - len(traced.captured_inputs)]
+    results = {id(tensor) for tensor in traced.outputs}
+    ahead, seen = [seeds], set()
     while ahead:
         tensor = ahead.pop()
         if id(tensor) in results:

@@ -16,7 +16,10 @@ MODES: Final = ("auto", "bar", "plain", "never")
 
 
 class Progress(Protocol):
-    """What the training loop tells of itself, in the order `start`, anything but `stop`, `stop`."""
+    """What the training loop tells of itself, in the order `start`, anything but `stop`, `stop`.
+
+    Another thread calls `records`, beside `update` and `message`.
+    """
 
     def start(self, *, step: int, total_steps: int | None, plan_lines: Sequence[str]) -> None:
         """The run begins at `step`, after a resume not 0; `total_steps` is None if the target is not known in steps."""
