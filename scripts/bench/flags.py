@@ -15,7 +15,7 @@ ABOUT = """Measures the speed of training side by side: this trainer in each of 
 in a bare loop), loops by hand, Keras' fit and Orbit's Controller, with the same data, first weights, optimizer,
 batches, metrics and lines of the log. Each trains in a process of its own; they take turns. First all train the same
 steps, and their losses have to agree. Prints a table of all that was measured and one of the targets, and writes all
-rounds as JSON. All of it takes about 45 minutes."""
+rounds as JSON. All of it takes about an hour."""
 _USAGE = 64
 
 

@@ -113,8 +113,8 @@ def _far_smaller_factors(gradient: tf.Tensor, size: int) -> tuple[tf.Tensor, tf.
 def _made_again(gradient: tf.Tensor) -> tf.Tensor:
     """The same, made of its far smaller factors once more, if it has them.
 
-    A branch that takes those alone keeps no gradient in memory until it is known whether it is taken, which costs a
-    twentieth of the step of a perceptron of ten million weights.
+    A branch that takes those alone does not keep the gradient in memory until it is known whether it is taken. To keep
+    them all costs a twentieth of the step of a perceptron of ten million weights.
     """
     factors = _far_smaller_factors(gradient, gradient.shape.num_elements() or 0)
     if factors is None:

@@ -35,9 +35,8 @@ class _Console(Console):
 class Bar:
     """`--progress=bar`.
 
-    Nothing is drawn but by a call, and no more often than eight times a second: no thread of its own, and
-    frames that a test can count. Where `stream` is no terminal, there are no control codes, and the line appears once,
-    at the end.
+    Nothing is drawn but by a call, and no more often than eight times a second: no thread of its own, and frames that
+    a test can count. Where `stream` is no terminal, there are no control codes, and the line appears once, at the end.
     """
 
     def __init__(self, stream: TextIO, clock: Callable[[], float]) -> None:
