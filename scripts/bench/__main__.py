@@ -56,7 +56,7 @@ def _measure(asked: Asked, workers: Workers) -> int:
                 part,
                 rounds=asked.rounds,
                 seconds=asked.seconds,
-                perform=workers.perform,
+                perform=workers.together,
                 tell=_tell,
                 among=checked[part.name].rows if part.name in checked else None,
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,13 +17,14 @@ _UPDATES = 100
 """Updates in one call, as in a chunk of steps: to call with thousands of variables takes as long as dozens of them."""
 
 
-def measure(*, whose: str, shape: str, seconds: float) -> dict[str, Any]:
+def measure(*, whose: str, shape: str, seconds: float, ready: Callable[[], None]) -> dict[str, Any]:
     """Milliseconds an update, as `ms_per_apply`.
 
     Args:
       whose: "ours" or "Keras", and with " compiled" the same under XLA.
       shape: a key of `SHAPES`.
       seconds: how long to go on.
+      ready: is called just before the clock starts.
     """
     count, numbers = SHAPES[shape]
     owner, _, compiled = whose.partition(" ")
@@ -43,6 +45,7 @@ def measure(*, whose: str, shape: str, seconds: float) -> dict[str, Any]:
 
     for _ in range(2):
         updates()
+    ready()
     done = 0
     started = time.perf_counter()
     while (taken := time.perf_counter() - started) < seconds:

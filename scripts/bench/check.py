@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from bench.jobs import CHECK_STEPS, Job
 from bench.parts import OURS, OURS_TF_DATA, REFERENCE, Part, Row
-from bench.rounds import Measured, Perform
+from bench.rounds import Measured, Sample
 from bench.workers import Failed
 
 _OF_KERAS = ("run_n", "python_loop", "keras_fit", "orbit")
@@ -27,7 +27,7 @@ class Checked:
     """A line for each row that does other work, and for what no row can do without."""
 
 
-def check(part: Part, *, perform: Perform, tell: Callable[[str], None]) -> Checked:
+def check(part: Part, *, perform: Callable[[Job], Sample], tell: Callable[[str], None]) -> Checked:
     """Trains the first steps with every row of a part, in the order of the data.
 
     All rows of one optimizer have to reach the same loss: that of the first of them, which for ours is the floor. Where
@@ -35,7 +35,7 @@ def check(part: Part, *, perform: Perform, tell: Callable[[str], None]) -> Check
 
     Args:
       part: whose rows all train one workload.
-      perform: does a job.
+      perform: does a job; raises `Failed`.
       tell: receives a line of progress.
     """
     found = Checked({row.name: Measured() for row in part.rows})
@@ -49,7 +49,7 @@ def check(part: Part, *, perform: Perform, tell: Callable[[str], None]) -> Check
     for row in rows:
         known = found.rows.get(row.name, Measured())
         try:
-            sample = perform(Job(row.kind, row.workload, row.options, None, 0.0, None, check=True))
+            sample = perform(Job(row.kind, row.workload, row.options, None, 0.0, check=True))
         except Failed as error:
             known.error, known.details = str(error), error.details
             tell(f"  {part.name}, first steps: {row.name}: {error}")

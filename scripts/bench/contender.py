@@ -10,8 +10,9 @@ from typing import IO, Any
 
 EVERY = 100
 """The steps between two lines of the log."""
-WARM_STEPS = 10
-"""The steps that nobody times; where each of them takes long, more would only cost time."""
+WARM_STEPS = 1
+"""The steps that nobody times. The trainer tells its first one apart and no others: who had more to get warm in would
+be ahead of it."""
 _LEAST = 0.7
 """The share of the time asked for that a run has to take, or it is made again with more steps."""
 _MOST_AT_ONCE = 50
@@ -42,6 +43,8 @@ class Setting:
     shuffle: bool
     log: IO[str]
     """Where the lines go."""
+    ready: Callable[[], None] = lambda: None
+    """What to call just before the clock starts: the machine may be others' for a while."""
 
     def line(self, step: int, loss: float, metric: float) -> None:
         """Writes one line of the log, and through to the file."""
@@ -72,22 +75,22 @@ class Contender(abc.ABC):
         """Trains so many steps more."""
 
 
-def timed(run: Callable[[int], Run], seconds: float, expected: float | None) -> Run:
+def timed(run: Callable[[int], Run], seconds: float) -> Run:
     """A run that takes about so many seconds, in whole hundreds of steps.
 
     Args:
       run: trains a number of steps.
       seconds: how long it is to take.
-      expected: seconds a step, where that is known from an earlier round.
     """
-    steps = EVERY if expected is None else _hundreds(seconds / expected)
+    steps = EVERY
     while True:
         done = run(steps)
-        wanted = _hundreds(min(seconds * done.steps / done.seconds, _MOST_AT_ONCE * steps))
+        wanted = hundreds(min(seconds * done.steps / done.seconds, _MOST_AT_ONCE * steps))
         if done.seconds >= _LEAST * seconds or wanted <= steps:
             return done
         steps = wanted
 
 
-def _hundreds(steps: float) -> int:
+def hundreds(steps: float) -> int:
+    """The nearest number of whole windows of the log, at least one."""
     return max(1, round(steps / EVERY)) * EVERY

@@ -13,9 +13,9 @@ from bench.parts import PARTS, Part
 
 ABOUT = """Measures the speed of training side by side: this trainer in each of its modes, the floor (its compiled step
 in a bare loop), loops by hand, Keras' fit and Orbit's Controller, with the same data, first weights, optimizer,
-batches, metrics and lines of the log. Each trains in a process of its own; they take turns. First all train the same
-steps, and their losses have to agree. Prints a table of all that was measured and one of the targets, and writes all
-rounds as JSON. All of it takes about an hour."""
+batches, metrics and lines of the log. Each trains in a process of its own, for a moment at a time while the others are
+stopped. First all train the same steps, and their losses have to agree. Prints a table of all that was measured and one
+of the targets, and writes all rounds as JSON. All of it takes about an hour."""
 _USAGE = 64
 
 
@@ -50,7 +50,7 @@ def parsed(arguments: Sequence[str] | None) -> Asked:
         "--contender", metavar="NAME,…", help="only the rows whose names begin so, such as ours,floor,fit (default all)"
     )
     parser.add_argument("--rounds", type=int, default=5, help="how often each is measured (default 5)")
-    parser.add_argument("--seconds", type=float, default=2, help="that each trains about, in a round (default 2)")
+    parser.add_argument("--seconds", type=float, default=4, help="that each trains about, in a round (default 4)")
     parser.add_argument("--json", metavar="FILE", default="bench.json", help="where the rounds go (default bench.json)")
     given = parser.parse_args(arguments)
     if given.rounds < 1:

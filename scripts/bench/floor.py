@@ -38,7 +38,7 @@ class Floor(Contender):
         self.details = {}
         # With the sums in the same order, which is a part of the step.
         machine.configure(threads=0, deterministic="auto")
-        what = setting.workload
+        what, self._ready = setting.workload, setting.ready
         self._what, self._model, self._optimizer = what, Model(what), what.optimizer()
         self._variables = list(self._model.trainable_variables)
         self._step = tf.Variable(0, dtype=tf.int64, trainable=False)
@@ -57,13 +57,17 @@ class Floor(Contender):
         self._loop = tf.function(self._while, autograph=False, jit_compile=jit == CHUNK)
 
     def warm_up(self) -> None:
-        self.run(WARM_STEPS)
+        self._train(WARM_STEPS)
 
     def run(self, steps: int) -> Run:
-        until = tf.constant(int(self._step.numpy()) + steps, tf.int64)
+        self._ready()
         started = time.perf_counter()
-        loss = float(self._loop(until).numpy()[0]) / steps
+        loss = self._train(steps)
         return Run(steps, time.perf_counter() - started, loss, None)
+
+    def _train(self, steps: int) -> float:
+        until = tf.constant(int(self._step.numpy()) + steps, tf.int64)
+        return float(self._loop(until).numpy()[0]) / steps
 
     def _while(self, until: tf.Tensor) -> tf.Tensor:
         def body(step: tf.Tensor, sums: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -7,7 +7,7 @@ import importlib
 import resource
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from bench.contender import EVERY, Contender, Setting, timed
@@ -37,29 +37,33 @@ class Job:
     workload: str
     options: Mapping[str, Any]
     steps: int | None
+    """None for as many as take about the time."""
     seconds: float
-    expected: float | None
-    """Seconds a step, from an earlier round."""
     check: bool = False
     """Whether to train `CHECK_STEPS` in the order of the data instead, from the first weights on."""
 
 
-def perform(job: Job) -> dict[str, Any]:
-    """Does it; returns what was measured, which can be told in JSON."""
+def perform(job: Job, ready: Callable[[], None] = lambda: None) -> dict[str, Any]:
+    """Does it; returns what was measured, which can be told in JSON.
+
+    Args:
+      job: what to do.
+      ready: is called just before the clock starts.
+    """
     module, _, name = KINDS[job.kind].partition(":")
     kind = getattr(importlib.import_module(module), name)
     if not isinstance(kind, type):
-        return dict(kind(seconds=job.seconds, **job.options))
+        return dict(kind(seconds=job.seconds, ready=ready, **job.options))
     from bench.workloads import workload
 
     what = workload(job.workload)
     with tempfile.TemporaryFile("w") as log:
         every = CHECK_STEPS if job.check else EVERY
-        contender: Contender = kind(Setting(what, every, not job.check, log), **job.options)
+        contender: Contender = kind(Setting(what, every, not job.check, log, ready), **job.options)
         if job.check:
             return {"loss": contender.run(CHECK_STEPS).loss, **contender.details}
         contender.warm_up()
-        done = contender.run(job.steps) if job.steps else timed(contender.run, job.seconds, job.expected)
+        done = contender.run(job.steps) if job.steps else timed(contender.run, job.seconds)
     peak = peak_mb()
     return {
         "us_per_step": done.seconds / done.steps * 1e6,

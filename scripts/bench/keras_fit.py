@@ -38,7 +38,8 @@ class Lines(keras.callbacks.Callback):
             self._setting.line(step, self.loss, float(logs[self._setting.workload.metric]))
         self.ended = time.perf_counter()
         if step == self._untimed:
-            self.began = self.ended
+            self._setting.ready()
+            self.began = time.perf_counter()
 
 
 class KerasFit(Contender):

@@ -58,16 +58,21 @@ class OrbitController(Contender):
         self._controller = orbit.Controller(
             trainer=self._trained, global_step=self._trained.global_step, steps_per_loop=setting.every
         )
+        self._ready = setting.ready
         self._done = 0
 
     def warm_up(self) -> None:
-        self.run(WARM_STEPS)
+        self._train(WARM_STEPS)
 
     def run(self, steps: int) -> Run:
         first = len(self._trained.losses)
-        self._done += steps
+        self._ready()
         started = time.perf_counter()
-        self._controller.train(self._done)
+        self._train(steps)
         seconds = time.perf_counter() - started
         losses = self._trained.losses[first:]
         return Run(steps, seconds, sum(losses) / len(losses), losses[-1])
+
+    def _train(self, steps: int) -> None:
+        self._done += steps
+        self._controller.train(self._done)

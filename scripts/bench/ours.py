@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import tempfile
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -14,9 +16,12 @@ from bench.contender import Contender, Run, Setting
 from bench.workload import Model
 from bench.workloads import workload
 from trainer.ledger.directory import RunDirectory
-from trainer.ledger.journal import RESTORE, SAVE, START, TOTAL, read_journal
+from trainer.ledger.journal import RESTORE, START, TOTAL, read_journal
 from trainer.ledger.log import read_records
 from trainer.ledger.run_info import RunInfo
+
+_LOOK_S = 0.005
+"""How often the journal is looked at."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +71,7 @@ class Ours(Contender):
       source: `arrays` or `tf.data`.
       jit: as the flag.
       log: as the flag `log_every`; by default what the setting says.
-      save: as the flag `save_every`. The time of saves counts where there are any but the last.
+      save: as the flag `save_every`. The save that each run ends with does not count.
       sparse: which rows of an embedding Adam updates.
       flags: any other flags.
     """
@@ -83,7 +88,7 @@ class Ours(Contender):
         flags: Mapping[str, Any] | None = None,
     ) -> None:
         self._experiment = Bench(setting.workload.name, source, setting.shuffle, sparse)
-        self._saves = save != "never"
+        self._ready = setting.ready
         self._flags = {
             "jit": jit,
             "log_every": log or str(setting.every),
@@ -100,17 +105,45 @@ class Ours(Contender):
 
     def run(self, steps: int) -> Run:
         with tempfile.TemporaryDirectory(prefix="bench-run-") as place:
-            result = trainer.Trainer(self._experiment, run_dir=place, train_for=steps, **self._flags).run()
-            directory = RunDirectory(result.run_dir)
+            directory = RunDirectory(place)
+            with _once_begun(directory, self._ready):
+                trainer.Trainer(self._experiment, run_dir=place, train_for=steps, **self._flags).run()
             journal = read_journal(directory)
             records = [record for record in read_records(directory) if record.kind == "train"]
             info = RunInfo.load(directory)
+        began = _begun(journal)
         assert info is not None
-        began = next(entry["step"] for entry in journal if entry["event"] == "times")
-        seconds = next(entry["seconds"] for entry in reversed(journal) if entry["event"] == "stop")
+        assert began is not None
+        # The last of these lines is written just before the save that the run ends with.
+        seconds = next(entry["seconds"] for entry in reversed(journal) if entry["event"] == "times")
         self.details = {"jit": info.jit, "times": seconds}
-        taken = seconds[TOTAL] - seconds[START] - seconds[RESTORE] - (0 if self._saves else seconds[SAVE])
+        taken = seconds[TOTAL] - seconds[START] - seconds[RESTORE]
         losses = [loss for record in records if (loss := record.metrics["loss"]) is not None]
         if not losses:
             return Run(steps - began, taken, None, None)
         return Run(steps - began, taken, sum(losses) / len(losses), losses[-1])
+
+
+@contextlib.contextmanager
+def _once_begun(directory: RunDirectory, act: Callable[[], None]) -> Iterator[None]:
+    """Does something as soon as the journal tells that the first step is trained, where the time of steps begins."""
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(_LOOK_S):
+            if _begun(read_journal(directory)) is not None:
+                act()
+                return
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watching.join()
+
+
+def _begun(journal: Sequence[Mapping[str, Any]]) -> int | None:
+    """The step from which on the time of steps is counted; None where it is not there yet."""
+    return next((entry["step"] for entry in journal if entry["event"] == "times"), None)

@@ -43,6 +43,7 @@ class PythonLoop(Contender):
     def run(self, steps: int) -> Run:
         every = self._setting.every
         losses = []
+        self._setting.ready()
         started = time.perf_counter()
         for x, y in itertools.islice(self._iterator, steps):
             self._train_step(x, y)

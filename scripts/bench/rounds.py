@@ -1,4 +1,4 @@
-"""Rounds: each row once, the one that begins another each time."""
+"""Rounds: each row once, in turns with the others; another one begins each time."""
 
 from __future__ import annotations
 
@@ -7,19 +7,26 @@ import statistics
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from bench.contender import hundreds
 from bench.jobs import Job
 from bench.parts import Part, Row
 from bench.workers import Failed
 
-Perform = Callable[[Job], dict[str, Any]]
-"""Does a job; returns what it measured. Raises `Failed`."""
+Sample = dict[str, Any]
+"""What a job measured."""
+Perform = Callable[[Sequence[Job], float | None], Sequence[Sample | Failed]]
+"""Does jobs in turns of so many seconds; returns what each measured, or why it came to nothing."""
+STEP_TIME = "us_per_step"
+"""The figure of those who train a number of steps."""
+_PROBE = 0.3
+"""The share of a round's time that it takes to find out how many steps fit in."""
 
 
 @dataclasses.dataclass
 class Measured:
     """What the rounds found out about a row."""
 
-    samples: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    samples: list[Sample] = dataclasses.field(default_factory=list)
     """One a round, in their order."""
     error: str | None = None
     """Why there are no more."""
@@ -40,14 +47,6 @@ class Measured:
         return statistics.median(self.of(figure))
 
 
-def interleaved(rows: Sequence[Row], rounds: int) -> Iterator[tuple[int, Row]]:
-    """Each row once a round, with the number of the round; each round begins one row later."""
-    for number in range(rounds):
-        first = number % len(rows) if rows else 0
-        for row in (*rows[first:], *rows[:first]):
-            yield number, row
-
-
 def measure(
     part: Part,
     *,
@@ -63,22 +62,42 @@ def measure(
       part: which.
       rounds: how often each of them.
       seconds: how long each is to train, where the row does not say how many steps.
-      perform: does a job.
+      perform: does jobs.
       tell: receives a line of progress.
       among: what is known of the rows before; one that has failed is not tried again.
     """
     found = {row.name: (among or {}).get(row.name, Measured()) for row in part.rows}
-    for number, row in interleaved(part.rows, rounds):
-        so_far = found[row.name]
-        if so_far.error is not None:
-            continue
-        # Once it is known how long a step takes, the number of steps is right at once.
-        expected = so_far.median("us_per_step") / 1e6 if so_far.samples and "us_per_step" in so_far.samples[0] else None
-        try:
-            so_far.samples.append(perform(Job(row.kind, row.workload, row.options, row.steps, seconds, expected)))
-        except Failed as error:
-            so_far.error, so_far.details = str(error), error.details
-        figure = part.figures[0]
-        said = so_far.error or f"{so_far.samples[-1][figure.key]:,.4g} {figure.unit}"
-        tell(f"  {part.name} {number + 1}/{rounds}: {row.name}: {said}")
+    figure, steps = part.figures[0], {row.name: row.steps for row in part.rows}
+
+    def perform_all(rows: Sequence[Row], seconds: float, when: str) -> Iterator[tuple[Row, Sample]]:
+        """Those that do not fail, with what they measure."""
+        jobs = [Job(row.kind, row.workload, row.options, steps[row.name], seconds) for row in rows]
+        for row, sample in zip(rows, perform(jobs, part.moment_s), strict=True):
+            if isinstance(sample, Failed):
+                found[row.name].error, found[row.name].details = said, _ = str(sample), sample.details
+            else:
+                said = f"{sample[figure.key]:,.4g} {figure.unit}"
+                yield row, sample
+            tell(f"  {part.name} {when}: {row.name}: {said}")
+
+    def sound(rows: Sequence[Row]) -> list[Row]:
+        return [row for row in rows if found[row.name].error is None]
+
+    if figure.key == STEP_TIME:
+        # How many steps take that long is known only after some.
+        for row in sound(part.rows):
+            if row.steps is None:
+                for _, sample in perform_all([row], _PROBE * seconds, "alone"):
+                    steps[row.name] = hundreds(seconds / (sample[STEP_TIME] * 1e-6))
+    for number in range(rounds):
+        rows = sound(rotated(part.rows, number))
+        for group in [[row] for row in rows] if part.moment_s is None else [rows]:
+            for row, sample in perform_all(group, seconds, f"{number + 1}/{rounds}"):
+                found[row.name].samples.append(sample)
     return found
+
+
+def rotated(rows: Sequence[Row], by: int) -> list[Row]:
+    """All of them in their order, begun so many later."""
+    first = by % len(rows) if rows else 0
+    return [*rows[first:], *rows[:first]]

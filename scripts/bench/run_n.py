@@ -46,6 +46,7 @@ class RunN(Contender):
     def run(self, steps: int) -> Run:
         every = tf.constant(self._setting.every)
         losses = []
+        self._setting.ready()
         started = time.perf_counter()
         for _ in range(steps // self._setting.every):
             loss, metric = self._run_n(self._iterator, every)

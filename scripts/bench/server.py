@@ -1,7 +1,8 @@
 """A process that has imported TensorFlow, and forks one of its own for each job: none waits for that import.
 
-It reads a job in JSON from each line, and answers with a line: `{"sample": …}` or `{"error": …, "details": …}`. Nothing
-of TensorFlow runs before a fork, so that threads and devices are those of the job's process alone.
+It reads `{"jobs": […], "moment_s": …}` from each line, whose processes take turns, and answers with a line: a list of
+`{"sample": …}` or `{"error": …, "details": …}`. Nothing of TensorFlow runs before a fork, so that threads and devices
+are those of the job's process alone.
 """
 
 from __future__ import annotations
@@ -9,51 +10,40 @@ from __future__ import annotations
 import gc
 import json
 import os
-import signal
 import sys
-import tempfile
 import time
 import traceback
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from typing import IO, Any
 
+from bench import clock
+from bench.child import Child
+from bench.turns import take_turns
+
 LONGEST_S = 900
-"""After how many seconds a job is given up."""
+"""After how many seconds a job is given up, for each of those that take turns."""
 
 
-def serve(jobs: IO[str], answers: IO[str]) -> None:
-    """Answers jobs until there are no more."""
-    for line in jobs:
-        print(json.dumps(_forked(json.loads(line))), file=answers, flush=True)
+def serve(asked: IO[str], answers: IO[str]) -> None:
+    """Answers lists of jobs until there are no more."""
+    for line in asked:
+        print(json.dumps(_answers(**json.loads(line))), file=answers, flush=True)
 
 
-def _forked(job: dict[str, Any]) -> dict[str, Any]:
-    with tempfile.TemporaryFile("w+") as answer, tempfile.TemporaryFile("w+") as said:
-        child = os.fork()
-        if not child:
-            # What is printed by whoever takes part is no answer, and what fails is told with it.
-            os.dup2(said.fileno(), 1)
-            os.dup2(said.fileno(), 2)
-            signal.alarm(LONGEST_S)
-            json.dump(_answer(job), answer)
-            answer.flush()
-            # Not as Python ends: threads may still run.
-            os._exit(0)
-        _, status = os.waitpid(child, 0)
-        answer.seek(0)
-        said.seek(0)
-        if text := answer.read():
-            return dict(json.loads(text))
-        code = os.waitstatus_to_exitcode(status)
-        how = f"it was ended by {signal.Signals(-code).name}" if code < 0 else f"it ended with exit code {code}"
-        return {"error": how, "details": said.read()[-4000:]}
+def _answers(jobs: Sequence[dict[str, Any]], moment_s: float | None) -> list[dict[str, Any]]:
+    def beginning(job: dict[str, Any]) -> Callable[[], Child]:
+        return lambda: Child(lambda ready: _answer(job, ready), longest_s=LONGEST_S * len(jobs))
+
+    children = take_turns([beginning(job) for job in jobs], moment_s=moment_s, at_once=os.cpu_count() or 1)
+    return [child.answer() for child in children]
 
 
-def _answer(job: dict[str, Any]) -> dict[str, Any]:
+def _answer(job: dict[str, Any], ready: Callable[[], None]) -> dict[str, Any]:
     from bench.jobs import Job, perform
 
     try:
-        return {"sample": perform(Job(**job))}
+        return {"sample": perform(Job(**job), ready)}
     except BaseException as error:  # Whatever it is: it is the answer.
         first = str(error).strip().partition("\n")[0]
         return {"error": f"{type(error).__name__}: {first}"[:200], "details": traceback.format_exc()[-4000:]}
@@ -75,6 +65,7 @@ def main() -> None:
     # The answers go where the standard output went, and nothing else does.
     with os.fdopen(os.dup(1), "w") as answers, open(os.devnull, "w") as nothing:
         os.dup2(nothing.fileno(), 1)
+        clock.install()
         started = time.perf_counter()
         import tensorflow  # noqa: F401
 

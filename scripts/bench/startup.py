@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from typing import Any
 
 from trainer.ledger.directory import RunDirectory
@@ -13,8 +14,8 @@ from trainer.ledger.journal import read_journal
 _IMPORT = "import time; began = time.perf_counter(); import tensorflow; print(time.perf_counter() - began)"
 
 
-def measure(*, seconds: float) -> dict[str, Any]:
-    """Seconds of each part of the start of `python -m trainer.main`; `seconds` is no matter.
+def measure(*, seconds: float, ready: Callable[[], None]) -> dict[str, Any]:
+    """Seconds of each part of the start of `python -m trainer.main`; neither argument is of any matter.
 
     `parts_s` are those that nobody does without: TensorFlow's import, measured alone, and to build, trace and compile.
     """

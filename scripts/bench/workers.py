@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ class Failed(Exception):
 
 
 class Workers:
-    """Performs jobs one after another, each in a process of its own.
+    """Performs jobs, each in a process of its own.
 
     Args:
       python: which Python they are made with.
@@ -68,24 +69,40 @@ class Workers:
         Raises:
           Failed: it cannot be.
         """
-        return self._heard()
+        return dict(self._heard())
 
     def perform(self, job: Job) -> dict[str, Any]:
-        """What the job measured.
+        """What a job measured that has the machine for itself.
 
         Raises:
           Failed: it came to nothing.
         """
-        assert self._process.stdin is not None
-        print(json.dumps(dataclasses.asdict(job)), file=self._process.stdin, flush=True)
-        answer = self._heard()
-        if "error" in answer:
-            raise Failed(answer["error"], answer["details"])
-        return dict(answer["sample"])
+        (sample,) = self.together([job], None)
+        if isinstance(sample, Failed):
+            raise sample
+        return sample
 
-    def _heard(self) -> dict[str, Any]:
+    def together(self, jobs: Sequence[Job], moment_s: float | None) -> list[dict[str, Any] | Failed]:
+        """What jobs measured that took turns in having the machine, or why one came to nothing.
+
+        Args:
+          jobs: which.
+          moment_s: how long each has it at a time; None for until it is done.
+
+        Raises:
+          Failed: none can be performed any more.
+        """
+        assert self._process.stdin is not None
+        asked = {"jobs": [dataclasses.asdict(job) for job in jobs], "moment_s": moment_s}
+        print(json.dumps(asked), file=self._process.stdin, flush=True)
+        return [
+            Failed(answer["error"], answer["details"]) if "error" in answer else dict(answer["sample"])
+            for answer in self._heard()
+        ]
+
+    def _heard(self) -> Any:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
             raise Failed(f"the process that starts the jobs ended with exit code {self._process.wait()}")
-        return dict(json.loads(line))
+        return json.loads(line)

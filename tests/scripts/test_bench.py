@@ -8,7 +8,7 @@ import json
 import math
 import pathlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -21,7 +21,7 @@ from bench import jobs, parts
 from bench.contender import Run, timed
 from bench.jobs import Job
 from bench.parts import PARTS, Figure, Part, Row
-from bench.rounds import Measured, interleaved, measure
+from bench.rounds import Measured, measure, rotated
 from bench.rounds_json import as_json, write
 from bench.table import figure_table, target_table
 from bench.targets import TARGETS, Target, Value, Verdict, verdicts
@@ -54,42 +54,68 @@ def lines_of(table: Table, width: int = 120) -> list[str]:
 
 
 class TestRounds:
-    def test_each_row_takes_its_turn_once_a_round_and_another_one_begins(self) -> None:
-        order = [(number, row.name) for number, row in interleaved(ROWS, 4)]
-        assert [name for number, name in order if number == 0] == ["a", "b", "c"]
-        assert [name for number, name in order if number == 1] == ["b", "c", "a"]
-        assert [name for number, name in order if number == 3] == ["a", "b", "c"]
-        assert all(sorted(name for at, name in order if at == number) == ["a", "b", "c"] for number in range(4))
+    """Without processes: what is asked of them, and what becomes of their answers."""
 
-    def test_a_row_that_fails_is_not_tried_again_and_the_others_go_on(self) -> None:
+    @staticmethod
+    def measured(part: Part, answer: Callable[[Job], Any], **options: Any) -> tuple[dict[str, Measured], list[Any]]:
+        """What the rounds find out, and for whom they asked at a time, each with the steps, and the moment."""
+        asked: list[Any] = []
+
+        def perform(jobs: Sequence[Job], moment_s: float | None) -> list[Any]:
+            asked.append(({job.options["name"]: job.steps for job in jobs}, moment_s))
+            return [answer(job) for job in jobs]
+
+        rows = [dataclasses.replace(row, options={"name": row.name}) for row in part.rows]
+        part = dataclasses.replace(part, rows=rows)
+        return measure(part, seconds=1, perform=perform, tell=silent, **options), asked
+
+    def test_another_row_begins_each_round(self) -> None:
+        assert [[row.name for row in rotated(ROWS, by)] for by in range(4)] == [
+            ["a", "b", "c"],
+            ["b", "c", "a"],
+            ["c", "a", "b"],
+            ["a", "b", "c"],
+        ]
+
+    def test_the_rows_of_a_round_take_turns_once_it_is_known_how_many_steps_fit(self) -> None:
+        us = {"a": 10.0, "b": 20.0, "c": 40.0}
+        found, asked = self.measured(part_of(), lambda job: sample(us=us[job.options["name"]]), rounds=2)
+        steps = {"a": 100_000, "b": 50_000, "c": 25_000}
+        assert asked == [*(({name: None}, 0.1) for name in "abc"), (steps, 0.1), (steps, 0.1)]
+        assert [list(names) for names, _ in asked[3:]] == [["a", "b", "c"], ["b", "c", "a"]]
+        assert {name: len(found[name].samples) for name in found} == {"a": 2, "b": 2, "c": 2}
+
+    def test_where_a_row_says_how_many_steps_it_trains_so_many(self) -> None:
+        rows = [dataclasses.replace(ROWS[0], steps=300), dataclasses.replace(ROWS[1], steps=600)]
+        _, asked = self.measured(part_of(*rows, moment_s=2), lambda job: sample(), rounds=1)
+        assert asked == [({"a": 300, "b": 600}, 2)]
+
+    def test_rows_that_take_no_turns_come_one_after_the_other(self) -> None:
+        rows = [dataclasses.replace(row, steps=100) for row in ROWS]
+        _, asked = self.measured(part_of(*rows, moment_s=None), lambda job: sample(), rounds=2)
+        assert [list(names) for names, _ in asked] == [["a"], ["b"], ["c"], ["b"], ["c"], ["a"]]
+
+    @pytest.mark.parametrize("round_of_failure", [0, 1, 2])
+    def test_a_row_that_fails_is_not_tried_again_and_the_others_go_on(self, round_of_failure: int) -> None:
         tried = []
 
-        def perform(job: Job) -> dict[str, Any]:
-            tried.append(job.options["name"])
+        def answer(job: Job) -> Any:
             if job.options["name"] == "b":
-                raise Failed("ConfigError: no such mode", "all of it")
+                tried.append(job)
+                if len(tried) > round_of_failure:
+                    return Failed("ConfigError: no such mode", "all of it")
             return sample()
 
-        rows = [dataclasses.replace(row, options={"name": row.name}) for row in ROWS]
-        found = measure(part_of(*rows), rounds=3, seconds=1, perform=perform, tell=silent)
-        assert tried.count("b") == 1
+        found, _ = self.measured(part_of(), answer, rounds=3)
+        assert len(tried) == round_of_failure + 1
         assert (found["b"].error, found["b"].details) == ("ConfigError: no such mode", "all of it")
-        assert [len(found[name].samples) for name in "abc"] == [3, 0, 3]
+        assert [len(found[name].samples) for name in "ac"] == [3, 3]
 
     def test_a_row_that_failed_the_check_is_not_measured(self) -> None:
         known = {"a": Measured(error="it failed")}
-        found = measure(part_of(*ROWS[:1]), rounds=2, seconds=1, perform=lambda job: sample(), tell=silent, among=known)
+        found, asked = self.measured(part_of(*ROWS[:2]), lambda job: sample(), rounds=1, among=known)
         assert found["a"].samples == []
-
-    def test_a_later_round_knows_how_long_a_step_takes(self) -> None:
-        asked = []
-
-        def perform(job: Job) -> dict[str, Any]:
-            asked.append(job.expected)
-            return sample(us=[40.0, 10.0, 20.0][len(asked) - 1])
-
-        measure(part_of(*ROWS[:1]), rounds=3, seconds=1, perform=perform, tell=silent)
-        assert asked == [None, pytest.approx(40e-6), pytest.approx(25e-6)]
+        assert [list(names) for names, _ in asked] == [["b"], ["b"]]
 
 
 class TestTimed:
@@ -106,15 +132,10 @@ class TestTimed:
     @pytest.mark.parametrize("us", [3.0, 70.0, 900.0, 60_000.0])
     def test_a_run_takes_about_the_time_asked_for_in_whole_hundreds_of_steps(self, us: float) -> None:
         _, run = self.contender(us)
-        done = timed(run, 2.0, None)
+        done = timed(run, 2.0)
         assert done.steps % 100 == 0
         assert done.seconds >= 1.4
         assert done.steps == 100 or done.seconds <= 3.0
-
-    def test_who_is_known_to_take_so_long_runs_once(self) -> None:
-        asked, run = self.contender(100)
-        assert timed(run, 2.0, 100e-6).steps == 20_000
-        assert asked == [20_000]
 
 
 class TestTargets:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import io
 import json
 import os
 import pathlib
@@ -48,12 +49,23 @@ def workers(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Job], dict[s
                 asked.append(job)
                 return perform(job)
 
+            def together(self, jobs: Sequence[Job], moment_s: float | None) -> list[dict[str, Any] | Failed]:
+                return [answered(self.perform, job) for job in jobs]
+
         monkeypatch.setattr(command, "Workers", Fake)
         monkeypatch.setattr(command, "python_with_peers", lambda tell: sys.executable)
         monkeypatch.setattr(command.signal, "signal", lambda number, handler: None)
         return asked
 
     return replace
+
+
+def answered(perform: Callable[[Job], dict[str, Any]], job: Job) -> dict[str, Any] | Failed:
+    """As a server answers."""
+    try:
+        return perform(job)
+    except Failed as error:
+        return error
 
 
 def well(job: Job) -> dict[str, Any]:
@@ -152,8 +164,10 @@ class TestCommandLine:
         arguments = ["--workload=regression,startup", "--contender=fit,Orbit", "--rounds=2", "--seconds=0.5"]
         assert command.main([*arguments, f"--json={tmp_path / 'b.json'}"]) == 0
         assert {job.workload for job in asked} == {"regression"}
-        assert [job.kind for job in asked if not job.check].count("orbit") == 2
-        assert {job.kind for job in asked if not job.check} == {"keras_fit", "orbit"}
+        measured = [job for job in asked if not job.check]
+        # Two rounds, and before them once to learn how many steps fit in.
+        assert [job.steps for job in measured if job.kind == "orbit"] == [None, 50_000, 50_000]
+        assert {job.kind for job in measured} == {"keras_fit", "orbit"}
         written = json.loads((tmp_path / "b.json").read_text())
         assert written["rounds"] == 2
         assert written["machine"]["import_s"] == 2.0
@@ -251,29 +265,32 @@ class TestCommandLine:
 
 
 class TestServer:
-    JOB = dataclasses.asdict(Job("ours", "regression", {}, None, 1.0, None))
+    JOB = dataclasses.asdict(Job("ours", "regression", {}, None, 1.0))
 
-    def test_a_job_answers_from_a_process_of_its_own(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(jobs, "perform", lambda job: {"process": os.getpid()})
-        assert server._forked(self.JOB)["sample"]["process"] != os.getpid()
+    def answers(self, monkeypatch: pytest.MonkeyPatch, perform: Callable[..., dict[str, Any]]) -> list[dict[str, Any]]:
+        """What is answered where two jobs are asked for, which `perform` does."""
+        monkeypatch.setattr(jobs, "perform", perform)
+        told = io.StringIO()
+        server.serve(io.StringIO(json.dumps({"jobs": [self.JOB] * 2, "moment_s": 0.1}) + "\n"), told)
+        answers: list[dict[str, Any]] = json.loads(told.getvalue())
+        return answers
+
+    def test_each_job_answers_from_a_process_of_its_own(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def perform(job: Job, ready: Callable[[], None]) -> dict[str, Any]:
+            ready()
+            return {"process": os.getpid(), "kind": job.kind}
+
+        first, second = (answer["sample"] for answer in self.answers(monkeypatch, perform))
+        assert len({os.getpid(), first["process"], second["process"]}) == 3
+        assert first["kind"] == second["kind"] == "ours"
 
     def test_what_fails_is_told_in_one_line_with_its_details(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        def perform(job: Job) -> dict[str, Any]:
+        def perform(job: Job, ready: Callable[[], None]) -> dict[str, Any]:
             raise ValueError("it is wrong\nand has a long story")
 
-        monkeypatch.setattr(jobs, "perform", perform)
-        answer = server._forked(self.JOB)
-        assert answer["error"] == "ValueError: it is wrong"
-        assert "long story" in answer["details"]
-
-    def test_a_killed_job_is_a_failure_and_what_it_said_is_kept(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        def perform(job: Job) -> dict[str, Any]:
-            os.write(1, b"nearly done")
-            os.kill(os.getpid(), signal.SIGKILL)
-            return {}
-
-        monkeypatch.setattr(jobs, "perform", perform)
-        assert server._forked(self.JOB) == {"error": "it was ended by SIGKILL", "details": "nearly done"}
+        for answer in self.answers(monkeypatch, perform):
+            assert answer["error"] == "ValueError: it is wrong"
+            assert "long story" in answer["details"]
 
 
 class TestPeers:

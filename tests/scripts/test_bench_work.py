@@ -118,13 +118,13 @@ class TestSamples:
         monkeypatch.setattr(startup.subprocess, "run", lambda *args, **options: done)
         monkeypatch.setattr(startup, "read_journal", lambda directory: [entry])
         with pytest.raises(KeyError, match="compile"):
-            startup.measure(seconds=1.0)
+            startup.measure(seconds=1.0, ready=lambda: None)
         start["compile"] = 0.4
-        assert startup.measure(seconds=1.0)["parts_s"] == pytest.approx(2.5 + 0.1 + 1.0 + 0.4)
+        assert startup.measure(seconds=1.0, ready=lambda: None)["parts_s"] == pytest.approx(2.5 + 0.1 + 1.0 + 0.4)
 
     def test_a_save_holds_the_weights_three_times(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(jobs, "peak_mb", lambda: 100.0)
-        done = jobs.perform(Job("floor", "regression", {"jit": "none"}, 100, 0.0, None))
+        done = jobs.perform(Job("floor", "regression", {"jit": "none"}, 100, 0.0))
         weights = 17 * 4 / 1e6
         assert done["peak_and_weights_mb"] == pytest.approx(100 + weights, abs=1e-9)
         assert done["peak_and_save_mb"] == pytest.approx(100 + 3 * weights, abs=1e-9)
@@ -172,7 +172,7 @@ class TestSamples:
 
         monkeypatch.setattr(adam, "_optimizer", lambda owner: Optimizer())
         monkeypatch.setitem(parts.SHAPES, "1 × 2", (1, 2))
-        adam.measure(whose=whose, shape="1 × 2", seconds=0.001)
+        adam.measure(whose=whose, shape="1 × 2", seconds=0.001, ready=lambda: None)
         assert set(said) == {plain}
 
 
@@ -188,6 +188,6 @@ def test_all_who_need_no_installation_train_the_same() -> None:
         found = check(part, perform=workers.perform, tell=silent)
         assert {name: row.error for name, row in found.rows.items() if row.error} == {}
         assert found.faults == []
-        done = workers.perform(Job("floor", "regression", {"jit": "none"}, 100, 0.0, None))
+        done = workers.perform(Job("floor", "regression", {"jit": "none"}, 100, 0.0))
     assert done["steps"] == 100
     assert 0 < done["peak_mb"] < done["peak_and_weights_mb"]
