@@ -49,7 +49,7 @@ def _measure(asked: Asked, workers: Workers) -> int:
         print("\n".join(f"error: {fault}" for fault in faults), file=sys.stderr)
         return _FAILED
     rows: dict[str, Mapping[str, Measured]] = {}
-    interrupted = False
+    ended = 0
     try:
         for part in asked.parts:
             rows[part.name] = measure(
@@ -60,15 +60,15 @@ def _measure(asked: Asked, workers: Workers) -> int:
                 tell=_tell,
                 among=checked[part.name].rows if part.name in checked else None,
             )
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Failed) as error:
         if not rows:
             raise
         # The parts that are through have all their rounds.
-        interrupted = True
-        print("interrupted: what follows is of the parts that are through", file=sys.stderr)
+        ended, why = (_FAILED, f"error: {error}") if isinstance(error, Failed) else (_INTERRUPTED, "interrupted")
+        print(f"{why}: what follows is of the parts that are through", file=sys.stderr)
     minutes = (time.monotonic() - began) / 60
     code = _report(asked, about, minutes, rows, {name: found.chosen for name, found in checked.items()})
-    return _INTERRUPTED if interrupted else code
+    return ended or code
 
 
 def _report(

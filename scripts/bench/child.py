@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
 import signal
 import tempfile
 import time
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -15,8 +17,8 @@ from bench import clock
 
 _LAST_WORDS = 4000
 """How many characters of what a process said are told where it came to nothing."""
-_HERE = b"\n"
-"""What it says where its clock is to start: an answer may begin with it."""
+_INSTANT_BYTES = 24
+"""In how many it tells when it stopped itself."""
 
 
 class Child:
@@ -25,30 +27,33 @@ class Child:
     Args:
       perform: does the job; returns its answer, some kilobytes of JSON at most. It is given what it has to call where
         its clock starts; all calls but the first do nothing.
-      longest_s: after how many seconds it is ended.
+      longest_s: after how many seconds on its way to where its clock starts, and from there on, it is ended.
 
     Attributes:
+      started: whether it came to where its clock starts.
       ended: whether there is an answer.
     """
 
     def __init__(self, perform: Callable[[Callable[[], None]], dict[str, Any]], *, longest_s: int) -> None:
         self._stopped_s = clock.shared()
-        self._stopped_at = 0.0
-        self._said = tempfile.TemporaryFile("w+")  # noqa: SIM115 - until it has answered
+        self._stopped_at = self._ran_s = 0.0
+        self._longest_s = longest_s
+        self._said = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 - until it has answered
         self._answer, answer = os.pipe()
-        self.ended = False
+        self.started = self.ended = False
         self._status = 0
         self._pid = os.fork()
         if not self._pid:
-            # What is printed by whoever takes part is no answer, and what fails is told with it.
-            os.dup2(self._said.fileno(), 1)
-            os.dup2(self._said.fileno(), 2)
-            signal.alarm(longest_s)
-            clock.follow(self._stopped_s)
-            with os.fdopen(answer, "w") as told:
-                json.dump(perform(_once(lambda: _stop_here(answer))), told)
-            # Not as Python ends: threads may still run.
-            os._exit(0)
+            code = 1
+            try:
+                self._work(perform, answer)
+                code = 0
+            except BaseException:
+                # Whatever this process takes for its standard error.
+                os.write(2, traceback.format_exc().encode())
+            finally:
+                # Not as Python ends: threads may still run, and who called this is the other process.
+                os._exit(code)
         os.close(answer)
 
     def fileno(self) -> int:
@@ -59,7 +64,8 @@ class Child:
         """Waits until it has stopped itself where its clock is to start, or ended; there is something to read."""
         self._wait()
         if not self.ended:
-            os.read(self._answer, len(_HERE))
+            self.started = True
+            self._stopped_at = float(os.read(self._answer, _INSTANT_BYTES))
 
     def go_on(self, seconds: float | None) -> None:
         """Lets it run for so many seconds, or to its end; it is stopped when this is called.
@@ -67,17 +73,24 @@ class Child:
         Args:
           seconds: None for until it ends.
         """
-        self._stopped_s.value += time.monotonic() - self._stopped_at
+        left = self._longest_s - self._ran_s
+        began = time.monotonic()
+        self._stopped_s.value += began - self._stopped_at
         os.kill(self._pid, signal.SIGCONT)
-        if not select.select([self], [], [], seconds)[0]:
-            os.kill(self._pid, signal.SIGSTOP)
+        answers = select.select([self], [], [], left if seconds is None else min(left, seconds))[0]
+        # At once: it stops its work, while a thread that waits for a disk delays the news of it.
+        self._stopped_at = time.monotonic()
+        self._ran_s += self._stopped_at - began
+        if not answers:
+            os.kill(self._pid, signal.SIGSTOP if self._ran_s < self._longest_s else signal.SIGALRM)
         self._wait()
 
     def answer(self) -> dict[str, Any]:
         """What it answered; `{"error": …, "details": …}` where it did not. It has ended."""
         with os.fdopen(self._answer) as told, self._said as said:
-            if text := told.read().strip():
-                return dict(json.loads(text))
+            with contextlib.suppress(ValueError):
+                # It was ended in the middle of it, where that is no JSON.
+                return dict(json.loads(told.read()))
             said.seek(0)
             code = os.waitstatus_to_exitcode(self._status)
             how = f"it was ended by {signal.Signals(-code).name}" if code < 0 else f"it ended with exit code {code}"
@@ -86,16 +99,26 @@ class Child:
     def _wait(self) -> None:
         """Waits until it is stopped or has ended, as it is about to."""
         _, status = os.waitpid(self._pid, os.WUNTRACED)
-        if os.WIFSTOPPED(status):
-            self._stopped_at = time.monotonic()
-        else:
+        if not os.WIFSTOPPED(status):
             self.ended, self._status = True, status
 
+    def _work(self, perform: Callable[[Callable[[], None]], dict[str, Any]], answer: int) -> None:
+        """What the process is there for."""
+        # What is printed by whoever takes part is no answer, and what fails is told with it.
+        os.dup2(self._said.fileno(), 1)
+        os.dup2(self._said.fileno(), 2)
+        signal.alarm(self._longest_s)
+        clock.follow(self._stopped_s)
 
-def _stop_here(told: int) -> None:
-    """Says so, and stops this process."""
-    os.write(told, _HERE)
-    os.kill(os.getpid(), signal.SIGSTOP)
+        def stop_here() -> None:
+            # From here on, the other process counts.
+            signal.alarm(0)
+            os.write(answer, f"{time.monotonic():{_INSTANT_BYTES}.6f}".encode())
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+        told = json.dumps(perform(_once(stop_here)))
+        with os.fdopen(answer, "w") as file:
+            file.write(told)
 
 
 def _once(act: Callable[[], None]) -> Callable[[], None]:

@@ -72,6 +72,8 @@ def measure(
     def perform_all(rows: Sequence[Row], seconds: float, when: str) -> Iterator[tuple[Row, Sample]]:
         """Those that do not fail, with what they measure."""
         jobs = [Job(row.kind, row.workload, row.options, steps[row.name], seconds) for row in rows]
+        if len(jobs) > 1:
+            tell(f"  {part.name} {when}: {len(jobs)} rows take turns")
         for row, sample in zip(rows, perform(jobs, part.moment_s), strict=True):
             if isinstance(sample, Failed):
                 found[row.name].error, found[row.name].details = said, _ = str(sample), sample.details

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -59,7 +60,8 @@ class Workers:
         return self
 
     def __exit__(self, *error: object) -> None:
-        os.killpg(self._process.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
         self._process.communicate()
         self._place.cleanup()
 
@@ -94,7 +96,9 @@ class Workers:
         """
         assert self._process.stdin is not None
         asked = {"jobs": [dataclasses.asdict(job) for job in jobs], "moment_s": moment_s}
-        print(json.dumps(asked), file=self._process.stdin, flush=True)
+        with contextlib.suppress(BrokenPipeError):
+            # Where nobody reads it, nobody answers either.
+            print(json.dumps(asked), file=self._process.stdin, flush=True)
         return [
             Failed(answer["error"], answer["details"]) if "error" in answer else dict(answer["sample"])
             for answer in self._heard()

@@ -244,6 +244,22 @@ def test_a_step_of_the_user_s_own_is_averaged_and_watched_as_any_other(own_step:
     assert made.run(9).problem in ("the loss", "the weight kernel", "the weight bias")
 
 
+@pytest.mark.parametrize("jit", ["none", "chunk"])
+def test_a_weight_that_a_step_of_the_user_s_own_makes_not_finite_is_named_at_that_step(jit: str, own_step: Any) -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Poisons(own_step):  # type: ignore[misc]  # It is made by a fixture.
+        def train_step(self, state: Any, batch: Mapping[str, tf.Tensor], seed: Any) -> trainer.Loss:
+            loss = super().train_step(state, batch, seed)
+            kernel = state.model.kernel
+            kernel.assign(tf.where(tf.equal(state.step, 2), tf.fill(kernel.shape, np.nan), kernel))
+            return loss
+
+    made = machine(Poisons(), jit=jit)
+    assert made.run(2).problem is None
+    assert made.run(9).problem == "the weight kernel"
+    assert int(made.state.step) == 3
+
+
 # --- Clipping ---------------------------------------------------------------------------------------------------------
 
 

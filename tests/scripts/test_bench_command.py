@@ -8,9 +8,11 @@ import io
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -22,7 +24,9 @@ sys.path.append(str(pathlib.Path(__file__).parents[2] / "scripts"))
 from bench import __main__ as command
 from bench import flags, jobs, peers, server
 from bench.jobs import Job
-from bench.workers import ROOT, Failed
+from bench.parts import Part
+from bench.rounds import Measured
+from bench.workers import ROOT, Failed, Workers
 
 
 def silent(line: str) -> None:
@@ -110,7 +114,7 @@ class TestCommandLine:
         done = subprocess.run([sys.executable, "-c", blocked], env=env, capture_output=True, text=True, check=False)
         assert (done.returncode, done.stderr) == (0, "")
         assert "--contender" in done.stdout
-        assert "about an hour" in " ".join(done.stdout.split())
+        assert "about an hour and a half" in " ".join(done.stdout.split())
 
     def test_a_file_that_is_there_and_cannot_be_written_is_noticed_at_once(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
@@ -224,6 +228,22 @@ class TestCommandLine:
         assert "linear regression" in told.out
         assert list(json.loads((tmp_path / "b.json").read_text())["parts"]) == ["regression"]
 
+    def test_the_end_of_all_processes_leaves_the_parts_that_were_through(
+        self, workers: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        def measure(part: Part, **options: Any) -> dict[str, Measured]:
+            if part.name == "digits":
+                raise Failed("the process that starts the jobs ended with exit code 1")
+            return {row.name: Measured([well(Job("ours", part.name, {}, 1, 1.0))]) for row in part.rows}
+
+        workers(well)
+        monkeypatch.setattr(command, "measure", measure)
+        arguments = ["--workload=regression,digits", "--contender=fit", f"--json={tmp_path / 'b.json'}"]
+        assert command.main(arguments) == 1
+        told = capsys.readouterr()
+        assert "ended with exit code 1: what follows is of the parts that are through" in told.err
+        assert list(json.loads((tmp_path / "b.json").read_text())["parts"]) == ["regression"]
+
     @pytest.mark.parametrize(
         ("signals", "before", "code"),
         [
@@ -264,6 +284,17 @@ class TestCommandLine:
         _waited(lambda: _told("ps", "-o", "stat=", "-p", str(job)).strip()[:1] in ("", "Z"))
 
 
+def test_a_server_that_has_ended_is_a_failure_and_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with Workers(shutil.which("true") or "true") as workers:
+        for _ in range(2):
+            with pytest.raises(Failed, match="the process that starts the jobs ended with exit code 0"):
+                workers.together([Job("ours", "regression", {}, None, 1.0)], None)
+    assert list(tmp_path.iterdir()) == []
+
+
 class TestServer:
     JOB = dataclasses.asdict(Job("ours", "regression", {}, None, 1.0))
 
@@ -283,6 +314,10 @@ class TestServer:
         first, second = (answer["sample"] for answer in self.answers(monkeypatch, perform))
         assert len({os.getpid(), first["process"], second["process"]}) == 3
         assert first["kind"] == second["kind"] == "ours"
+
+    def test_who_was_measured_beside_others_is_a_failure(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        answers = self.answers(monkeypatch, lambda job, ready: {"us_per_step": 1.0})
+        assert answers == [{"error": "it never said where its clock starts", "details": ""}] * 2
 
     def test_what_fails_is_told_in_one_line_with_its_details(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def perform(job: Job, ready: Callable[[], None]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from bench.child import Child, _once
 from bench.turns import take_turns
 
 Perform = Callable[[Callable[[], None]], dict[str, Any]]
-MOMENT_S = 0.02
+MOMENT_S = 0.05
 
 
 def turns(*jobs: Perform, moment_s: float | None = MOMENT_S, at_once: int = 2) -> list[dict[str, Any]]:
@@ -56,10 +56,9 @@ class TestTurns:
         # Nobody's clock starts before all are so far.
         assert sorted(text[:3]) == ["a", "b", "c"]
         order = [name for name, _ in itertools.groupby(text[3:])]
-        assert order[:3] == ["A", "B", "C"]
-        assert all(order.count(name) > 3 for name in "ABC")
-        # Of each it is known how long it was stopped.
-        assert all(one["own"] < one["real"] - 10 * MOMENT_S for one in told)
+        assert all(order.count(name) > 1 for name in "ABC")
+        # While it was stopped, a whole moment of each of the others at least, its own time stood still.
+        assert all(one["real"] - one["own"] > 2 * MOMENT_S for one in told)
 
     def test_who_is_to_end_first_is_not_interrupted(self, tmp_path: pathlib.Path) -> None:
         turns(*(writing(tmp_path / "all", name, 3 * MOMENT_S) for name in "AB"), moment_s=None)
@@ -115,13 +114,22 @@ class TestTurns:
         failure = {"error": "it was ended by SIGKILL", "details": "nearly done"}
         assert turns(killed, well, killed) == [failure, {"well": True}, failure]
 
-    def test_who_takes_too_long_is_ended(self) -> None:
+    @pytest.mark.parametrize("late", [False, True])
+    def test_who_takes_too_long_is_ended(self, late: bool) -> None:
         def perform(ready: Callable[[], None]) -> dict[str, Any]:
+            if late:
+                ready()
             time.sleep(60)
             return {}
 
-        (child,) = take_turns([lambda: Child(perform, longest_s=1)], moment_s=None, at_once=1)
-        assert child.answer()["error"] == "it was ended by SIGALRM"
+        begin = [lambda: Child(perform, longest_s=1), lambda: Child(perform, longest_s=1)]
+        told = [child.answer() for child in take_turns(begin, moment_s=MOMENT_S, at_once=2)]
+        assert [one["error"] for one in told] == ["it was ended by SIGALRM"] * 2
+
+    def test_who_fails_otherwise_tells_of_it_and_ends(self) -> None:
+        (told,) = turns(lambda ready: {"not": object()})
+        assert told["error"] == "it ended with exit code 1"
+        assert "TypeError: Object of type object is not JSON serializable" in told["details"]
 
 
 class TestClock:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from types import TracebackType
 
 from trainer.ledger.journal import LOG
@@ -127,13 +127,11 @@ class Delivery:
     def _finish(self) -> None:
         if self._under_way is None:
             return
-        try:
-            with self._times(LOG):
-                self._under_way.result()
-        finally:
+        with self._times(LOG):
             # Whatever else ends the wait: how the thread's work ended is still to be told.
-            if self._under_way.done():
-                self._under_way = None
+            wait([self._under_way])
+        done, self._under_way = self._under_way, None
+        done.result()
 
     def _overdue(self) -> bool:
         """Whether it is long ago that the log was made durable."""

@@ -26,7 +26,7 @@ def sum_in_order() -> None:
     In the whole process, and for good: models and data trace functions of their own, at any time and in any thread.
     """
     gen_math_ops.add_n = _in_order
-    # The optimizer of graphs leaves additions as they are.
+    # The optimizer of graphs leaves additions as they are; not for another thread that has called a function before.
     tf.config.optimizer.set_experimental_options({"arithmetic_optimization": False})
 
 

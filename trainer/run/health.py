@@ -18,7 +18,7 @@ class Health:
     in float32). XLA adds up floats one by one, but not in a product with a vector: one of zeros gives 0, or NaN where a
     value is not finite. A large dense layer's gradient is spared the pass: it is the product of two smaller matrices,
     and finite where they are, and not huge. Only where such a look is not content are the values themselves looked at,
-    to find the first gradient that has one which is not finite.
+    those of a large dense layer made once more, to find the first gradient that has one which is not finite.
 
     Args:
       objective: a scalar.
