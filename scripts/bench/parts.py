@@ -87,7 +87,7 @@ class Part:
 def _contenders(workload: str, *more: Row) -> list[Row]:
     made = [
         Row(f"{who} {source} {jit}", who, workload, {"source": source, "jit": jit})
-        # Those that are compared take turns one right after the other: the machine has hardly changed between them.
+        # Those that are compared stand side by side.
         for source, jit in MODES
         for who in ("ours", "floor")
     ]

@@ -6,6 +6,7 @@ time, in turns with those that it is compared with, meets the same seconds as th
 
 from __future__ import annotations
 
+import random
 import select
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -31,11 +32,10 @@ def take_turns(begin: Sequence[Callable[[], Child]], *, moment_s: float | None, 
         for child in select.select(on_their_way, [], [])[0]:
             child.await_start()
             on_their_way.remove(child)
-    # In the order in which they were asked for.
-    turns = deque(child for child in children if not child.ended)
-    while turns:
-        child = turns.popleft()
-        child.go_on(moment_s if turns else None)
-        if not child.ended:
-            turns.append(child)
+    chance = random.Random(len(children))
+    while running := [child for child in children if not child.ended]:
+        # Whoever comes before is felt for a while, in the caches and the processor's clock: not always the same.
+        chance.shuffle(running)
+        for child in running:
+            child.go_on(moment_s if len(running) > 1 else None)
     return children
