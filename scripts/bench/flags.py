@@ -15,8 +15,8 @@ ABOUT = """Measures the speed of training side by side: this trainer in each of 
 in a bare loop), loops by hand, Keras' fit and Orbit's Controller, with the same data, first weights, optimizer,
 batches, metrics and lines of the log. Each trains in a process of its own, for a moment at a time while the others are
 stopped. First all train the same steps, and their losses have to agree. Prints a table of all that was measured and one
-of the targets, and writes all rounds as JSON. All of it takes about an hour and a half, and 8 GB of memory: the rows of
-a workload are there together."""
+of the targets, and writes all rounds as JSON. All of it takes less than two hours, and 8 GB of memory: the rows of a
+workload are there together."""
 _USAGE = 64
 
 

@@ -76,7 +76,8 @@ def measure(
             tell(f"  {part.name} {when}: {len(jobs)} rows take turns")
         for row, sample in zip(rows, perform(jobs, part.moment_s), strict=True):
             if isinstance(sample, Failed):
-                found[row.name].error, found[row.name].details = said, _ = str(sample), sample.details
+                said = str(sample)
+                found[row.name].error, found[row.name].details = said, sample.details
             else:
                 said = f"{sample[figure.key]:,.4g} {figure.unit}"
                 yield row, sample

@@ -35,15 +35,15 @@ def _answers(jobs: Sequence[dict[str, Any]], moment_s: float | None) -> list[dic
     def beginning(job: dict[str, Any]) -> Callable[[], Child]:
         return lambda: Child(lambda ready: _answer(job, ready), longest_s=LONGEST_S)
 
-    children = take_turns([beginning(job) for job in jobs], moment_s=moment_s, at_once=os.cpu_count() or 1)
-    answers = [child.answer() for child in children]
-    if len(children) > 1:
-        # Whoever did not wait for the others was measured beside them.
-        for child, answer in zip(children, answers, strict=True):
-            if "sample" in answer and not child.started:
-                answer.clear()
-                answer.update(error="it never said where its clock starts", details="")
-    return answers
+    def answered(child: Child) -> dict[str, Any]:
+        answer = child.answer()
+        if "sample" in answer and not child.started and len(jobs) > 1:
+            # It did not wait for the others, and was measured beside them.
+            return {"error": "it never said where its clock starts", "details": ""}
+        return answer
+
+    begin = [beginning(job) for job in jobs]
+    return [answered(child) for child in take_turns(begin, moment_s=moment_s, at_once=os.cpu_count() or 1)]
 
 
 def _answer(job: dict[str, Any], ready: Callable[[], None]) -> dict[str, Any]:

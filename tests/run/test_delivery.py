@@ -235,6 +235,29 @@ def test_what_the_thread_could_not_make_durable_ends_the_loop(
         monkeypatch.undo()
 
 
+def test_an_interrupt_of_the_wait_loses_no_error_of_the_thread(
+    tmp_path: Path, record: Record, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails() -> None:
+        raise Unwritable("the disk is full")
+
+    def interrupted(futures: list[concurrent.futures.Future[None]]) -> None:
+        concurrent.futures.wait(futures)
+        raise KeyboardInterrupt
+
+    with locked(str(tmp_path / "lock")) as lock, delivery(tmp_path, [], lock) as records:
+        monkeypatch.setattr(records._to.log, "sync", fails)
+        monkeypatch.setattr("trainer.run.delivery._SYNC_SECONDS", 0.0)
+        records.start()
+        with monkeypatch.context() as patch:
+            patch.setattr("trainer.run.delivery.wait", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                records.settle()
+        with pytest.raises(Unwritable):
+            records.settle()
+        monkeypatch.undo()
+
+
 @pytest.mark.parametrize(("seconds", "durable"), [(0.0, 1), (1e9, 0)])
 def test_the_thread_makes_records_durable_where_that_is_long_ago(
     seconds: float, durable: int, tmp_path: Path, record: Record, monkeypatch: pytest.MonkeyPatch

@@ -114,7 +114,7 @@ class TestCommandLine:
         done = subprocess.run([sys.executable, "-c", blocked], env=env, capture_output=True, text=True, check=False)
         assert (done.returncode, done.stderr) == (0, "")
         assert "--contender" in done.stdout
-        assert "about an hour and a half" in " ".join(done.stdout.split())
+        assert "less than two hours" in " ".join(done.stdout.split())
 
     def test_a_file_that_is_there_and_cannot_be_written_is_noticed_at_once(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
