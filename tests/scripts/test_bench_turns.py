@@ -49,6 +49,7 @@ def writing(place: pathlib.Path, name: str, seconds: float) -> Perform:
     return perform
 
 
+@pytest.mark.slow
 class TestTurns:
     def test_each_runs_for_moments_while_the_others_are_stopped(self, tmp_path: pathlib.Path) -> None:
         told = turns(*(writing(tmp_path / "all", name, 10 * MOMENT_S) for name in "ABC"))
