@@ -184,9 +184,10 @@ def test_a_product_is_looked_at_whatever_its_size(units: int, dtype: type, how: 
     assert find(np.zeros_like(inputs), outputs) is None
 
 
+@HOW
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_a_product_that_is_finite_after_all_is_no_problem(dtype: type) -> None:
-    find = product_finder("xla")
+def test_a_product_that_is_finite_after_all_is_no_problem(dtype: type, how: str) -> None:
+    find = product_finder(how)
     inputs, outputs = np.zeros([8, 256], dtype), np.zeros([8, 256], dtype)
     # The largest values of both meet nowhere.
     inputs[0] = outputs[1] = 2 * np.finfo(dtype).max ** 0.5
@@ -195,15 +196,52 @@ def test_a_product_that_is_finite_after_all_is_no_problem(dtype: type) -> None:
     assert find(inputs, outputs) == "a"
 
 
-@pytest.mark.parametrize(("units", "uses"), [(256, 0), (4, 2)])
-def test_a_product_of_far_smaller_matrices_is_neither_passed_over_nor_kept(units: int, uses: int) -> None:
-    graph = tf.Graph()
-    with graph.as_default():
-        factors = [tf.compat.v1.placeholder(tf.float32, [8, units]) for _ in range(2)]
-        gradient = tf.linalg.matmul(*factors, transpose_a=True)
-        Health(tf.constant(0.0), [gradient], ["a"], compiled=True).problem()
-    # A small one is looked at, and in the branch that nobody takes while all is well once more, to name it.
-    assert len(gradient.consumers()) == uses
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("half_square", "named"), [(0.4, None), (0.9, None), (1.2, "a"), (1.9, "a"), (3, "a")])
+def test_without_xla_the_square_of_a_product_may_be_as_large_as_of_any_gradient(
+    half_square: float, named: str | None, dtype: type
+) -> None:
+    inputs, outputs = np.zeros([8, 256], dtype), np.zeros([8, 256], dtype)
+    # All its values are alike, so that what bounds its square is what it is.
+    inputs[0], outputs[0] = 1, np.sqrt(2 * half_square) * np.sqrt(np.finfo(dtype).max) / 256
+    assert product_finder("graph")(inputs, outputs) == named
+
+
+@HOW
+def test_of_products_and_others_the_first_that_is_not_finite_is_named(how: str) -> None:
+    @tf.function(autograph=False, jit_compile=how == "xla" or None)
+    def look(loss: tf.Tensor, factors: Sequence[tf.Tensor], values: tf.Tensor) -> tf.Tensor:
+        products = [tf.linalg.matmul(factor, factor, transpose_a=True) for factor in factors]
+        gradients = [products[0], values, products[1]]
+        return Health(loss, gradients, list("abc"), compiled=how != "graph").problem()
+
+    def named(*bad: str) -> str | None:
+        loss, first, values, last = (tf.fill(shape, np.nan if name in bad else 1.0) for name, shape in parts.items())
+        number = int(look(loss, [first, last], values))
+        return ("c", "b", "a", "the loss")[number - 1] if number else None
+
+    parts: dict[str, list[int]] = {"the loss": [], "a": [8, 256], "b": [300], "c": [8, 256]}
+    names = list(parts)
+    assert named() is None
+    for number, name in enumerate(names):
+        assert named(name) == name
+        assert named(*names[number:]) == name
+
+
+@pytest.mark.parametrize("how", ["values", "squares"])
+@pytest.mark.parametrize("units", [256, 4])
+def test_a_product_of_far_smaller_matrices_is_neither_passed_over_nor_kept(units: int, how: str) -> None:
+    def users(*, clipped: bool) -> int:
+        with tf.Graph().as_default():
+            factors = [tf.compat.v1.placeholder(tf.float32, [8, units]) for _ in range(2)]
+            gradient = tf.linalg.matmul(*factors, transpose_a=True)
+            Health(tf.constant(0.0), [gradient], ["a"], compiled=how == "values", clipped=clipped).problem()
+            return len(gradient.consumers())
+
+    # A small one is looked at, and by its values in the branch that nobody takes while all is well too, to name it.
+    assert users(clipped=False) == (0 if units == 256 else {"values": 2, "squares": 1}[how])
+    # Who asks for its square passes over it anyway.
+    assert users(clipped=True) == 1
 
 
 @HOW

@@ -7,6 +7,8 @@ from typing import Any
 
 import tensorflow as tf
 
+Factors = tuple[tf.Tensor, tf.Tensor]
+
 _FEW, _SMALL, _FAR_LESS = 8, 4096, 4
 
 
@@ -17,43 +19,60 @@ class Health:
     is finite where all its values are, and they are not so large that no update could come of them (a norm beyond 1e19
     in float32). XLA adds up floats one by one, but not in a product with a vector: one of zeros gives 0, or NaN where a
     value is not finite. A large dense layer's gradient is spared the pass: it is the product of two smaller matrices,
-    and finite where they are, and not huge. Only where such a look is not content are the values themselves looked at,
-    those of a large dense layer made once more, to find the first gradient that has one which is not finite.
+    and finite where they are, and not huge. Only where such a look is not content are the gradients themselves looked
+    at, that of a large dense layer made once more, to find the first that has a value which is not finite.
 
     Args:
       objective: a scalar.
       gradients: tensors, `tf.IndexedSlices` or None.
       names: what they are, in words.
       compiled: whether to go by the values alone: XLA compiles it, or large ones are to pass.
+      clipped: whether `half_squares` is asked for, so that the squares of all gradients are there to go by.
 
     Attributes:
       problems: what can be wrong, in words, the last first: of what is wrong, the first has the highest number.
       objective_finite: bool scalar.
     """
 
-    def __init__(self, objective: tf.Tensor, gradients: Sequence[Any], names: Sequence[str], *, compiled: bool) -> None:
+    def __init__(
+        self,
+        objective: tf.Tensor,
+        gradients: Sequence[Any],
+        names: Sequence[str],
+        *,
+        compiled: bool,
+        clipped: bool = False,
+    ) -> None:
         present = [(name, gradient) for name, gradient in zip(names, gradients, strict=True) if gradient is not None]
         self.problems = (*(name for name, _ in reversed(present)), "the loss")
         self._objective = objective
         self._gradients = [_wide(_values(gradient)) for _, gradient in present]
-        self._compiled = compiled
+        # Squares that overflow leave nothing to scale down to: with a bound they are looked at under XLA too.
+        self._by_values = compiled and not clipped
+        self._clipped = clipped
         self.objective_finite = tf.math.is_finite(objective)
 
     def problem(self) -> tf.Tensor:
         """The number of the first problem, from 1, int64 scalar; 0 for none."""
-        looked = _zeros(self._gradients) if self._compiled else map(tf.nn.l2_loss, self._gradients)
+        factors = [None if self._clipped else _far_smaller_factors(gradient) for gradient in self._gradients]
+        looked = _zeros(self._gradients, factors) if self._by_values else list(map(_square, self._gradients, factors))
         # Times 0, what is finite fits into any type.
         probes = [self._common(probe) for probe in (0.0 * self._objective, *looked)]
-        if not self._compiled:
+        if not (self._by_values or any(factors)):
             return self._first(tf.math.is_finite(tf.stack(probes)))
+
+        def once_more() -> list[tf.Tensor]:
+            made = list(map(_made_again, self._gradients, factors))
+            if self._by_values:
+                return list(map(_finite_bits, made))
+            # The square of one that was not spared the pass is known.
+            known = zip(made, factors, looked, strict=True)
+            return [tf.math.is_finite(_square(values) if spared else square) for values, spared, square in known]
+
         return tf.cond(
             tf.math.is_finite(tf.add_n(probes)),
             lambda: tf.zeros([], tf.int64),
-            lambda: self._first(
-                tf.stack(
-                    [self.objective_finite, *(_finite_bits(_made_again(gradient)) for gradient in self._gradients)]
-                )
-            ),
+            lambda: self._first(tf.stack([self.objective_finite, *once_more()])),
         )
 
     def half_squares(self) -> tf.Tensor:
@@ -71,15 +90,24 @@ class Health:
         return tf.cast(scalar, tf.float64 if wide else tf.float32)
 
 
-def _zeros(gradients: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+def _square(gradient: tf.Tensor, factors: Factors | None = None) -> tf.Tensor:
+    """Half the sum of the squares of its values; with the factors of a product, what that does not exceed."""
+    if factors is None:
+        return tf.nn.l2_loss(gradient)
+    left, right = factors
+    # By Cauchy and Schwarz, and twice that: also the square of a single value is finite where this is.
+    return 4.0 * tf.nn.l2_loss(left) * tf.nn.l2_loss(right)
+
+
+def _zeros(gradients: Sequence[tf.Tensor], factors: Sequence[Factors | None]) -> list[tf.Tensor]:
     """Scalars that are 0, or NaN; one is NaN where a value is not finite, and may be where a product might be so."""
     zeros = []
     small: dict[tf.DType, list[tf.Tensor]] = {}
-    for gradient in gradients:
+    for gradient, product_of in zip(gradients, factors, strict=True):
         columns = gradient.shape[-1] if (gradient.shape.rank or 0) > 1 else 1
         size = gradient.shape.num_elements() or 0
-        if factors := _far_smaller_factors(gradient, size):
-            zeros.append(0.0 * _bound(*factors))
+        if product_of:
+            zeros.append(0.0 * _bound(*product_of))
         elif min(size // (columns or 1), columns or 0) >= _FEW:
             zeros.append(_summed(tf.reshape(gradient, [size // columns, columns]), 0.0))
         elif 0 < size <= _SMALL:
@@ -101,22 +129,22 @@ def _summed(matrix: tf.Tensor, factor: float) -> tf.Tensor:
     return tf.reduce_sum(products)
 
 
-def _far_smaller_factors(gradient: tf.Tensor, size: int) -> tuple[tf.Tensor, tf.Tensor] | None:
-    """The matrices whose product it is, where they have far fewer values than its `size`."""
+def _far_smaller_factors(gradient: tf.Tensor) -> Factors | None:
+    """The matrices whose product it is, where they have far fewer values than it has."""
     if gradient.op.type != "MatMul":
         return None
     left, right = gradient.op.inputs
     sizes = [factor.shape.num_elements() for factor in (left, right)]
+    size = gradient.shape.num_elements() or 0
     return (left, right) if None not in sizes and 0 < _FAR_LESS * sum(sizes) < size else None
 
 
-def _made_again(gradient: tf.Tensor) -> tf.Tensor:
+def _made_again(gradient: tf.Tensor, factors: Factors | None) -> tf.Tensor:
     """The same, made of its far smaller factors once more, if it has them.
 
     A branch that takes those alone does not keep the gradient in memory until it is known whether it is taken. To keep
     them all costs a twentieth of the step of a perceptron of ten million weights.
     """
-    factors = _far_smaller_factors(gradient, gradient.shape.num_elements() or 0)
     if factors is None:
         return gradient
     transposed = {name: gradient.op.get_attr(name) for name in ("transpose_a", "transpose_b")}

@@ -158,11 +158,10 @@ class TrainStep:
         nothing of it is saved.
         """
         state, how = self._state, self._how
-        # Squares that overflow leave nothing to scale down to: with a bound they are looked at under XLA too.
-        compiled = self._compiled and not how.clip_norm
         names = [f"the gradient of {name}" for name in self._names(variables)]
         # The objective of all replicas, and as it is recorded: whoever computed it once more would compute it twice.
-        health = Health(found.layout.objective_sum(totals), found.gradients, names, compiled=compiled)
+        objective = found.layout.objective_sum(totals)
+        health = Health(objective, found.gradients, names, compiled=self._compiled, clipped=bool(how.clip_norm))
         self.problems = (*health.problems[:-1], found.layout.objective)
 
         def update() -> None:
