@@ -78,18 +78,19 @@ class Child:
         self._stopped_s.value += began - self._stopped_at
         os.kill(self._pid, signal.SIGCONT)
         answers = select.select([self], [], [], left if seconds is None else min(left, seconds))[0]
-        # At once: it stops its work, while a thread that waits for a disk delays the news of it.
-        self._stopped_at = time.monotonic()
-        self._ran_s += self._stopped_at - began
+        self._ran_s += time.monotonic() - began
         if not answers:
             os.kill(self._pid, signal.SIGSTOP if self._ran_s < self._longest_s else signal.SIGALRM)
+        # It stops its work at once, while a thread that waits for a disk delays the news of it. Not before it is told
+        # to, or its clock would go back by what it worked meanwhile.
+        self._stopped_at = time.monotonic()
         self._wait()
 
     def answer(self) -> dict[str, Any]:
         """What it answered; `{"error": …, "details": …}` where it did not. It has ended."""
         with os.fdopen(self._answer) as told, self._said as said:
-            with contextlib.suppress(ValueError):
-                # It was ended in the middle of it, where that is no JSON.
+            with contextlib.suppress(ValueError, TypeError):
+                # It was ended in the middle of it, where that is no JSON, or before, where it is an instant.
                 return dict(json.loads(told.read()))
             said.seek(0)
             code = os.waitstatus_to_exitcode(self._status)

@@ -14,9 +14,9 @@ from bench.parts import PARTS, Part
 ABOUT = """Measures the speed of training side by side: this trainer in each of its modes, the floor (its compiled step
 in a bare loop), loops by hand, Keras' fit and Orbit's Controller, with the same data, first weights, optimizer,
 batches, metrics and lines of the log. Each trains in a process of its own, for a moment at a time while the others are
-stopped. First all train the same steps, and their losses have to agree. Prints a table of all that was measured and one
-of the targets, and writes all rounds as JSON. All of it takes less than two hours, and 8 GB of memory: the rows of a
-workload are there together."""
+stopped; as a tick would count that too, this trainer has --tick=1h on tf.data. First all train the same steps, and
+their losses have to agree. Prints a table of all that was measured and one of the targets, and writes all rounds as
+JSON. All of it takes less than two hours, and 8 GB of memory: the rows of a workload are there together."""
 _USAGE = 64
 
 

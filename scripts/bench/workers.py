@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -17,6 +18,8 @@ from typing import Any
 from bench.jobs import Job
 
 ROOT = Path(__file__).parents[2]
+_LOOK_S = 1.0
+"""How often it is looked whether the process that is to answer is still there."""
 
 
 class Failed(Exception):
@@ -105,8 +108,13 @@ class Workers:
         ]
 
     def _heard(self) -> Any:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
+        """What the next line says. There is never more than one that has not been read."""
+        told = self._process.stdout
+        assert told is not None
+        # Jobs that outlive the process hold the other end open, stopped and for ever.
+        while not select.select([told], [], [], _LOOK_S)[0] and self._process.poll() is None:
+            pass
+        line = told.readline() if select.select([told], [], [], 0)[0] else ""
         if not line:
             raise Failed(f"the process that starts the jobs ended with exit code {self._process.wait()}")
         return json.loads(line)

@@ -154,12 +154,15 @@ def test_one_bad_value_anywhere_in_a_matrix_is_found_and_no_other_is_blamed(dtyp
     assert found(healthy) is None
 
 
-def product_finder(how: str) -> Callable[[np.ndarray, np.ndarray], str | None]:
-    """As `finder`, of one gradient that is computed there: the product of two matrices, the left one transposed."""
+def product_finder(how: str, *, turned: bool = False) -> Callable[[np.ndarray, np.ndarray], str | None]:
+    """As `finder`, of one gradient that is computed there: the product of two matrices, the left one transposed.
+
+    With `turned` it is the right one that is transposed.
+    """
 
     @tf.function(autograph=False, jit_compile=how == "xla" or None)
     def look(left: tf.Tensor, right: tf.Tensor) -> tf.Tensor:
-        gradient = tf.linalg.matmul(left, right, transpose_a=True)
+        gradient = tf.linalg.matmul(left, right, transpose_a=not turned, transpose_b=turned)
         return Health(tf.constant(0.0), [gradient], ["a"], compiled=how != "graph").problem()
 
     return lambda left, right: "a" if int(look(tf.constant(left), tf.constant(right))) == 1 else None
@@ -185,9 +188,11 @@ def test_a_product_is_looked_at_whatever_its_size(units: int, dtype: type, how: 
 
 
 @HOW
+@pytest.mark.parametrize("turned", [False, True])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_a_product_that_is_finite_after_all_is_no_problem(dtype: type, how: str) -> None:
-    find = product_finder(how)
+def test_a_product_that_is_finite_after_all_is_no_problem(dtype: type, turned: bool, how: str) -> None:
+    finder = product_finder(how, turned=turned)
+    find = lambda left, right: finder(left.T, right.T) if turned else finder(left, right)  # noqa: E731
     inputs, outputs = np.zeros([8, 256], dtype), np.zeros([8, 256], dtype)
     # The largest values of both meet nowhere.
     inputs[0] = outputs[1] = 2 * np.finfo(dtype).max ** 0.5

@@ -281,7 +281,7 @@ class TestCommandLine:
         with pytest.raises(ProcessLookupError):
             os.kill(serving, 0)
         # Its parent is gone, and who takes its place may be slow to see that it has ended.
-        _waited(lambda: _told("ps", "-o", "stat=", "-p", str(job)).strip()[:1] in ("", "Z"))
+        _waited(lambda: _state(job) in ("", "Z"))
 
 
 def test_a_server_that_has_ended_is_a_failure_and_leaves_nothing(
@@ -293,6 +293,18 @@ def test_a_server_that_has_ended_is_a_failure_and_leaves_nothing(
             with pytest.raises(Failed, match="the process that starts the jobs ended with exit code 0"):
                 workers.together([Job("ours", "regression", {}, None, 1.0)], None)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_server_that_is_killed_is_a_failure_at_once_and_takes_its_jobs_with_it(tmp_path: pathlib.Path) -> None:
+    python, number = tmp_path / "python", tmp_path / "number"
+    # The job holds what the server answers to open, as one that was forked of it does.
+    python.write_text(f"#!/bin/sh\nsleep 60 &\necho $! > {number}\nkill -9 $$\n")
+    python.chmod(0o700)
+    with Workers(str(python)) as workers:
+        with pytest.raises(Failed, match="the process that starts the jobs ended with exit code -9"):
+            workers.ready()
+        assert _state(int(number.read_text())) == "S"
+    _waited(lambda: _state(int(number.read_text())) in ("", "Z"))
 
 
 class TestServer:
@@ -379,6 +391,11 @@ def _bench(place: pathlib.Path, *arguments: str, before: Sequence[str] = ()) -> 
 def _children(process: int) -> list[int]:
     """The children of a process, once it has any."""
     return _waited(lambda: [int(line) for line in _told("pgrep", "-P", str(process)).split()])
+
+
+def _state(process: int) -> str:
+    """Such as S of one that sleeps and Z of one that has ended; nothing where there is none any more."""
+    return _told("ps", "-o", "stat=", "-p", str(process)).strip()[:1]
 
 
 def _told(*command_line: str) -> str:

@@ -115,6 +115,32 @@ class TestTurns:
         failure = {"error": "it was ended by SIGKILL", "details": "nearly done"}
         assert turns(killed, well, killed) == [failure, {"well": True}, failure]
 
+    def test_who_is_killed_while_it_says_where_its_clock_starts_is_a_failure(self) -> None:
+        def killed(ready: Callable[[], None]) -> dict[str, Any]:
+            kill = os.kill
+            os.kill = lambda process, number: kill(process, signal.SIGKILL)  # In this process alone.
+            ready()
+            return {}
+
+        assert turns(killed) == [{"error": "it was ended by SIGKILL", "details": ""}]
+
+    def test_a_clock_does_not_go_back_where_a_stop_is_late(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def watching(ready: Callable[[], None]) -> dict[str, Any]:
+            ready()
+            last, back, began = clock.now(), 0.0, time.monotonic()
+            while time.monotonic() - began < 8 * MOMENT_S:
+                now = clock.now()
+                last, back = now, max(back, last - now)
+            return {"back": back}
+
+        def late(process: int, number: int) -> None:
+            time.sleep(MOMENT_S if number == signal.SIGSTOP else 0.0)
+            kill(process, number)
+
+        kill = os.kill
+        monkeypatch.setattr(os, "kill", late)
+        assert [told["back"] for told in turns(watching, watching)] == [0.0, 0.0]
+
     @pytest.mark.parametrize("late", [False, True])
     def test_who_takes_too_long_is_ended(self, late: bool) -> None:
         def perform(ready: Callable[[], None]) -> dict[str, Any]:

@@ -198,5 +198,5 @@ def test_all_who_need_no_installation_train_the_same() -> None:
     # The first step of a run of ours is part of its start.
     assert [sample["steps"] for sample in samples] == [2000 - (job.kind == "ours") for job in jobs]
     assert all(0 < sample["peak_mb"] < sample["peak_and_weights_mb"] for sample in samples)
-    # Never two at a time: otherwise, or if anyone's clock went on while it was stopped, they would need more.
+    # If anyone's clock went on while it was stopped, they would need more.
     assert sum(sample["seconds"] for sample in samples) < passed

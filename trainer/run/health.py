@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -54,26 +54,31 @@ class Health:
 
     def problem(self) -> tf.Tensor:
         """The number of the first problem, from 1, int64 scalar; 0 for none."""
+        return self._problem_of_values() if self._by_values else self._problem_of_squares()
+
+    def _problem_of_values(self) -> tf.Tensor:
+        factors = list(map(_far_smaller_factors, self._gradients))
+        zeros = self._probes(_zeros(self._gradients, factors))
+
+        def once_more() -> tf.Tensor:
+            made = map(_made_again, self._gradients, factors)
+            return self._first(tf.stack([self.objective_finite, *map(_finite_bits, made)]))
+
+        return tf.cond(tf.math.is_finite(tf.add_n(zeros)), _no_problem, once_more)
+
+    def _problem_of_squares(self) -> tf.Tensor:
         factors = [None if self._clipped else _far_smaller_factors(gradient) for gradient in self._gradients]
-        looked = _zeros(self._gradients, factors) if self._by_values else list(map(_square, self._gradients, factors))
-        # Times 0, what is finite fits into any type.
-        probes = [self._common(probe) for probe in (0.0 * self._objective, *looked)]
-        if not (self._by_values or any(factors)):
-            return self._first(tf.math.is_finite(tf.stack(probes)))
+        finite = tf.math.is_finite(tf.stack(self._probes(map(_square, self._gradients, factors))))
+        if not any(factors):
+            return self._first(finite)
 
-        def once_more() -> list[tf.Tensor]:
-            made = list(map(_made_again, self._gradients, factors))
-            if self._by_values:
-                return list(map(_finite_bits, made))
-            # The square of one that was not spared the pass is known.
-            known = zip(made, factors, looked, strict=True)
-            return [tf.math.is_finite(_square(values) if spared else square) for values, spared, square in known]
+        def once_more() -> tf.Tensor:
+            objective, *known = tf.unstack(finite)
+            looked_at = zip(known, self._gradients, factors, strict=True)
+            again = [tf.math.is_finite(_square(_made_again(g, made))) if made else was for was, g, made in looked_at]
+            return self._first(tf.stack([objective, *again]))
 
-        return tf.cond(
-            tf.math.is_finite(tf.add_n(probes)),
-            lambda: tf.zeros([], tf.int64),
-            lambda: self._first(tf.stack([self.objective_finite, *once_more()])),
-        )
+        return tf.cond(tf.reduce_all(finite), _no_problem, once_more)
 
     def half_squares(self) -> tf.Tensor:
         """Half the square of the gradients' global norm, a float64 scalar: finite where each gradient's is."""
@@ -85,9 +90,15 @@ class Health:
         numbers = tf.range(len(self.problems), 0, -1, dtype=tf.int64)
         return tf.reduce_max(tf.where(finite, tf.zeros([], tf.int64), numbers))
 
-    def _common(self, scalar: tf.Tensor) -> tf.Tensor:
+    def _probes(self, of_gradients: Iterable[tf.Tensor]) -> list[tf.Tensor]:
+        """Scalars of one type, of the objective and of each look at gradients."""
         wide = any(gradient.dtype == tf.float64 for gradient in self._gradients)
-        return tf.cast(scalar, tf.float64 if wide else tf.float32)
+        # Times 0, what is finite fits into any type.
+        return [tf.cast(probe, tf.float64 if wide else tf.float32) for probe in (0.0 * self._objective, *of_gradients)]
+
+
+def _no_problem() -> tf.Tensor:
+    return tf.zeros([], tf.int64)
 
 
 def _square(gradient: tf.Tensor, factors: Factors | None = None) -> tf.Tensor:
@@ -95,8 +106,9 @@ def _square(gradient: tf.Tensor, factors: Factors | None = None) -> tf.Tensor:
     if factors is None:
         return tf.nn.l2_loss(gradient)
     left, right = factors
-    # By Cauchy and Schwarz, and twice that: also the square of a single value is finite where this is.
-    return 4.0 * tf.nn.l2_loss(left) * tf.nn.l2_loss(right)
+    # By Cauchy and Schwarz, and four times that: also the square of a single value is finite where this is, and no
+    # rounding matters.
+    return 8.0 * tf.nn.l2_loss(left) * tf.nn.l2_loss(right)
 
 
 def _zeros(gradients: Sequence[tf.Tensor], factors: Sequence[Factors | None]) -> list[tf.Tensor]:
