@@ -212,6 +212,14 @@ def test_without_xla_the_square_of_a_product_may_be_as_large_as_of_any_gradient(
     assert product_finder("graph")(inputs, outputs) == named
 
 
+def test_without_xla_no_rounding_passes_a_product_whose_square_overflows() -> None:
+    inputs, outputs = np.zeros([8, 256], np.float32), np.zeros([8, 256], np.float32)
+    inputs[0, 0], outputs[0, 0] = 4984962560, 3700477952
+    # The product is 2**64, whose square is beyond float32; that of the factors' squares is not.
+    assert np.isfinite(inputs[0, 0] ** 2 * outputs[0, 0] ** 2)
+    assert product_finder("graph")(inputs, outputs) == "a"
+
+
 @HOW
 def test_of_products_and_others_the_first_that_is_not_finite_is_named(how: str) -> None:
     @tf.function(autograph=False, jit_compile=how == "xla" or None)
