@@ -295,6 +295,7 @@ def test_a_server_that_has_ended_is_a_failure_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_server_that_is_killed_is_a_failure_at_once_and_takes_its_jobs_with_it(tmp_path: pathlib.Path) -> None:
     python, number = tmp_path / "python", tmp_path / "number"
     # The job holds what the server answers to open, as one that was forked of it does.

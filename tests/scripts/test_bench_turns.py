@@ -139,7 +139,8 @@ class TestTurns:
 
         kill = os.kill
         monkeypatch.setattr(os, "kill", late)
-        assert [told["back"] for told in turns(watching, watching)] == [0.0, 0.0]
+        # A signal takes some microseconds to arrive, and may the other way be as much faster.
+        assert all(told["back"] < MOMENT_S / 2 for told in turns(watching, watching))
 
     @pytest.mark.parametrize("late", [False, True])
     def test_who_takes_too_long_is_ended(self, late: bool) -> None:
