@@ -132,17 +132,22 @@ class IndexedPipeline(Mappable, PipelineSource):
         return batches.prefetch(_READ_AHEAD)
 
 
-def reading_failure(error: tf.errors.OpError, data: str = "the data") -> Unusable | None:
+def reading_failure(error: tf.errors.OpError, data: str = "the data", *, certain: bool = False) -> Unusable | None:
     """Returns what went wrong when a pipeline's error comes from reading `data`, else None.
 
     TensorFlow wraps an error of a pipeline's own Python code, with its traceback, into the message of another.
+
+    Args:
+      error: TensorFlow's.
+      data: which, in words.
+      certain: whether it is known to come from there; otherwise its message has to say so.
     """
     message = error.message or ""
     if told := re.search(rf"\b{Unusable.__name__}: (.+)", message):
         return Unusable(told[1])
     # What the program's own operations raise names no iterator's operation.
-    before, _, _ = message.partition("[[{{node")
-    if "IteratorGetNext" not in message:
+    if not certain and "IteratorGetNext" not in message:
         return None
+    before = re.split(r"\[\[\{\{node|\[Op:", message)[0]
     reason = next((line.strip() for line in reversed(before.splitlines()) if line.strip()), type(error).__name__)
     return Unusable(f"{data} cannot be read: {reason}; mend that, then run again")

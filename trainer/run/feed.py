@@ -31,12 +31,14 @@ class Feed(abc.ABC):
       specs: the shapes of a batch's values by name, and of its weights.
       signature: what the program takes as further arguments.
       state: string scalar, where in the data the run stands; None where that follows from the examples consumed.
+      reading: bool scalar, whether `next_timed` waits for a batch; None where the program computes it.
       waits: whether the program may have to wait for a batch, because it does not compute it.
     """
 
     specs: tuple[dict[str, tf.TensorSpec], tf.TensorSpec | None]
     signature: tuple[Any, ...]
     state: tf.Variable | None = None
+    reading: tf.Variable | None = None
     waits = False
 
     @abc.abstractmethod
@@ -86,6 +88,11 @@ class HostFeed(Feed):
 
     waits = True
 
+    def __init__(self) -> None:
+        # Not every executor says which operation failed.
+        with tf.device("CPU:0"):
+            self.reading = tf.Variable(False, trainable=False, name="reading")
+
     def close(self) -> None:
         # An iterator stands in a circle of references.
         gc.collect()
@@ -95,6 +102,7 @@ class PipelineFeed(HostFeed):
     """Batches that a pipeline prepares from any position on."""
 
     def __init__(self, source: PipelineSource) -> None:
+        super().__init__()
         self._source = source
         elements = source.train_batches(np.zeros(2, np.int32), 0).element_spec
         self.signature = (tf.data.IteratorSpec(elements),)
@@ -118,6 +126,7 @@ class StreamFeed(HostFeed):
     """
 
     def __init__(self, source: StreamSource) -> None:
+        super().__init__()
         self._source = source
         self._iterator: tf.data.Iterator | None = None
         self._batches = source.full_batches if source.endless else source.train_batches
@@ -191,13 +200,18 @@ def next_timed(
     feed: Feed, arguments: tuple[Any, ...], examples: tf.Tensor
 ) -> tuple[tuple[Batch, tf.Tensor], tf.Tensor, tf.Tensor]:
     """As `feed.next`, and how many seconds that took and when it was done, float64 scalars: in the program."""
+    assert feed.reading is not None
     before = tf.timestamp()
-    with tf.control_dependencies([before]):
+    with tf.control_dependencies([before, feed.reading.assign(True)]):
         taken = feed.next(arguments, examples)
+    batch, is_last = taken
     # What an iterator gives is there all at once.
-    with tf.control_dependencies([next(iter(taken[0].values.values()))]):
-        after = tf.timestamp()
-    return taken, after - before, after
+    with tf.control_dependencies([next(iter(batch.values.values()))]):
+        after, arrived = tf.timestamp(), feed.reading.assign(False)
+    # An executor that goes through all of it in one order may else look at the clock when the step is done.
+    with tf.control_dependencies([after, arrived]):
+        values = {name: tf.identity(value) for name, value in batch.values.items()}
+    return (batch._replace(values=values), is_last), after - before, after
 
 
 def make_feed(source: Source) -> Feed:
@@ -250,8 +264,12 @@ class EvaluationFeed:
 
 
 @contextlib.contextmanager
-def told_of(data: str) -> Iterator[None]:
+def told_of(data: str, feed: Feed | None = None) -> Iterator[None]:
     """Has what goes wrong while a program reads data come out as one line.
+
+    Args:
+      data: which, in words.
+      feed: what the program takes its batches from by `next_timed`; None where it does not.
 
     Raises:
       Unusable: there is nothing to read, or it cannot be read.
@@ -261,7 +279,8 @@ def told_of(data: str) -> Iterator[None]:
     except tf.errors.OutOfRangeError:
         raise Unusable(f"{data} has no examples to go on with; expected at least one batch") from None
     except tf.errors.OpError as error:
-        if failure := reading_failure(error, data):
+        reading = feed is not None and feed.reading is not None and bool(feed.reading.numpy())
+        if failure := reading_failure(error, data, certain=reading):
             raise failure from error
         raise
 

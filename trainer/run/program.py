@@ -15,7 +15,9 @@ import tensorflow as tf
 from trainer.data import Source, run_seed
 from trainer.errors import ConfigError
 from trainer.process import memory
+from trainer.run import executor
 from trainer.run.chunk import ENDED, NEVER, Chunk, most_closes
+from trainer.run.executor import ONE_THREAD, USUAL, possible_in_one_thread
 from trainer.run.experiment import Experiment
 from trainer.run.feed import Counting, make_feed, told_of
 from trainer.run.jit import CHUNK, NONE, STEP, refusing, slow_operation
@@ -23,7 +25,7 @@ from trainer.run.measure import Layout
 from trainer.run.state import TrainState
 from trainer.run.step import TrainStep, Update
 from trainer.run.timing import Times
-from trainer.run.tracing import trace_on_batch, uses_seeds
+from trainer.run.tracing import in_place, trace_on_batch, uses_seeds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,10 +114,10 @@ class Program:
             state.add_window(self._width)
         # Of the open window; a small whole number, which the manifest keeps.
         self._skipped = tf.Variable(0, dtype=tf.int64, trainable=False, name="skipped")
-        chunk = Chunk(
+        make = functools.partial(
+            Chunk,
             state,
             self._feed,
-            traced,
             width=self.layout.width,
             seed=seed,
             accumulate=update.accumulate,
@@ -125,15 +127,23 @@ class Program:
             jit=jit,
             tick=tick,
         )
-        self._times_data, self._lower = chunk.times_data, chunk.lower
-        self._function = tf.function(chunk.run, autograph=False, jit_compile=(jit == CHUNK) or None)
-        # Traced here and called as a concrete function: tf.function's look-up of the trace costs 150 µs a call.
-        self._chunk = self._function.get_concrete_function(
-            tf.TensorSpec([], tf.int64), tf.TensorSpec([self.max_closes + 1], tf.int64), *self._feed.signature
-        )
+        self._executor = executor.choose(traced, jit, state.parameters())
+        self._trace(make(in_place(traced) if self._executor == ONE_THREAD and jit == NONE else traced))
+        if self._executor == ONE_THREAD and not possible_in_one_thread(self._chunk):
+            self._executor = USUAL
+            self._trace(make(traced))
         self._arguments: tuple[Any, ...] | None = None
         self._compiled = jit == NONE
         self._called = False
+
+    def _trace(self, chunk: Chunk) -> None:
+        self._times_data, self._lower = chunk.times_data, chunk.lower
+        self._function = tf.function(chunk.run, autograph=False, jit_compile=(self._jit == CHUNK) or None)
+        # Traced here and called as a concrete function: tf.function's look-up of the trace costs 150 µs a call.
+        with tf.experimental.function_executor_type(self._executor):
+            self._chunk = self._function.get_concrete_function(
+                tf.TensorSpec([], tf.int64), tf.TensorSpec([self.max_closes + 1], tf.int64), *self._feed.signature
+            )
 
     def slow_operation(self) -> str | None:
         """An operation of it for which XLA is slow; None for none."""
@@ -198,7 +208,11 @@ class Program:
         steps = self._closing(closes)
         # Machine code of a step is made in the first call, and of what was not compiled ahead too.
         compiles = not self._called and (self._jit == STEP or not self._compiled)
-        with refusing(self._jit) if compiles else contextlib.nullcontext(), told_of("the training data"):
+        with (
+            refusing(self._jit) if compiles else contextlib.nullcontext(),
+            told_of("the training data", self._feed),
+            tf.experimental.function_executor_type(self._executor),
+        ):
             # The one place where values leave the device.
             matrix = self._chunk(tf.constant(until, tf.int64), tf.constant(steps), *self._arguments).numpy()
         if not self._called:

@@ -33,6 +33,28 @@ def trace_on_batch(
         raise _as_raised(error) from None
 
 
+def in_place(traced: Any) -> Callable[..., Any]:
+    """What does the same as a traced function, by its operations instead of a call: they become part of the caller's.
+
+    TensorFlow puts them there by itself for its usual executor; that of a single thread would call, by another thread.
+    """
+    graph_def = traced.graph.as_graph_def()
+
+    def call(*arguments: Any) -> Any:
+        caller = tf.compat.v1.get_default_graph()
+        given = [value for value in tf.nest.flatten(arguments, expand_composites=True) if value is not None]
+        values = map(caller.capture, [*given, *traced.captured_inputs])
+        outputs = tf.graph_util.import_graph_def(
+            graph_def,
+            input_map={tensor.name: value for tensor, value in zip(traced.inputs, values, strict=True)},
+            return_elements=[tensor.name for tensor in traced.outputs],
+            name="step",
+        )
+        return tf.nest.pack_sequence_as(traced.structured_outputs, outputs, expand_composites=True)
+
+    return call
+
+
 def uses_seeds(traced: Any) -> bool:
     """Whether anything comes of the seeds that a function takes which `trace_on_batch` traced.
 
