@@ -145,7 +145,7 @@ def reading_failure(error: tf.errors.OpError, data: str = "the data", *, certain
     message = error.message or ""
     if told := re.search(rf"\b{Unusable.__name__}: (.+)", message):
         return Unusable(told[1])
-    # What the program's own operations raise names no iterator's operation.
+    # Where operations are named, what the program's own raise names no iterator's.
     if not certain and "IteratorGetNext" not in message:
         return None
     before = re.split(r"\[\[\{\{node|\[Op:", message)[0]

@@ -21,7 +21,7 @@ from trainer.run.jit import NONE, STEP
 
 USUAL, ONE_THREAD = "", "SINGLE_THREADED_EXECUTOR"
 """As `tf.experimental.function_executor_type` takes them, for the trace of a function and for each of its calls."""
-_FEW, _SMALL = 1 << 15, 1 << 14
+_FEW_PARAMETERS, _SMALL_TENSOR = 1 << 15, 1 << 14
 _LOOPS = ("While", "StatelessWhile")
 _CALLS = ("PartitionedCall", "StatefulPartitionedCall")
 _LOW_LEVEL = ("Enter", "Exit", "LoopCond", "Merge", "NextIteration", "RefSwitch", "Switch")
@@ -39,13 +39,13 @@ def choose(step: Any, jit: str, parameters: int) -> str:
       jit: one of `jit.MODES`.
       parameters: of the model.
     """
-    # Between devices, tensors are sent by operations that one waits for while the other one has to run. And where the
-    # one thread waits for a batch, what makes that batch may need another one.
+    # Whoever waits for a tensor of another device keeps the thread that is to send it. And where the one thread waits
+    # for a batch, what makes that batch may need another one.
     if len(tf.config.list_logical_devices()) > 1 or machine.thread_counts()["inter_op"] < 2:
         return USUAL
     if jit == STEP:
         return ONE_THREAD
-    small = jit == NONE and parameters < _FEW and _largest(step) <= _SMALL
+    small = jit == NONE and parameters < _FEW_PARAMETERS and _largest(step) <= _SMALL_TENSOR
     return ONE_THREAD if small and not any(map(_function_names, step.graph.as_graph_def().node)) else USUAL
 
 

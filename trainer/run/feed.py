@@ -31,7 +31,8 @@ class Feed(abc.ABC):
       specs: the shapes of a batch's values by name, and of its weights.
       signature: what the program takes as further arguments.
       state: string scalar, where in the data the run stands; None where that follows from the examples consumed.
-      reading: bool scalar, whether `next_timed` waits for a batch; None where the program computes it.
+      reading: bool scalar, whether `next_timed` waits for a batch, so that it is known what failed where the executor
+        does not say; None where the program computes it.
       waits: whether the program may have to wait for a batch, because it does not compute it.
     """
 
@@ -89,7 +90,6 @@ class HostFeed(Feed):
     waits = True
 
     def __init__(self) -> None:
-        # Not every executor says which operation failed.
         with tf.device("CPU:0"):
             self.reading = tf.Variable(False, trainable=False, name="reading")
 
@@ -269,7 +269,7 @@ def told_of(data: str, feed: Feed | None = None) -> Iterator[None]:
 
     Args:
       data: which, in words.
-      feed: what the program takes its batches from by `next_timed`; None where it does not.
+      feed: what the program takes its batches from by `next_timed`; None where what failed names its operation.
 
     Raises:
       Unusable: there is nothing to read, or it cannot be read.

@@ -210,7 +210,8 @@ class Program:
         compiles = not self._called and (self._jit == STEP or not self._compiled)
         with (
             refusing(self._jit) if compiles else contextlib.nullcontext(),
-            told_of("the training data", self._feed),
+            # The usual executor says which operation failed.
+            told_of("the training data", self._feed if self._executor == ONE_THREAD else None),
             tf.experimental.function_executor_type(self._executor),
         ):
             # The one place where values leave the device.

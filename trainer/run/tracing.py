@@ -37,16 +37,25 @@ def in_place(traced: Any) -> Callable[..., Any]:
     """What does the same as a traced function, by its operations instead of a call: they become part of the caller's.
 
     TensorFlow puts them there by itself for its usual executor; that of a single thread would call, by another thread.
+    As with a call, none of them begins before the first argument is there.
     """
     graph_def = traced.graph.as_graph_def()
+    taken = {tensor.op.name for tensor in traced.inputs}
+    first = f"^{traced.inputs[0].op.name}"
+    for node in graph_def.node:
+        sources = (source.split(":")[0] for source in node.input if not source.startswith("^"))
+        if node.name not in taken and taken.issuperset(sources):
+            node.input.append(first)
 
     def call(*arguments: Any) -> Any:
         caller = tf.compat.v1.get_default_graph()
+        # None is no tensor: a batch may have no weights.
         given = [value for value in tf.nest.flatten(arguments, expand_composites=True) if value is not None]
-        values = map(caller.capture, [*given, *traced.captured_inputs])
+        values = [caller.capture(value) for value in (*given, *traced.captured_inputs)]
+        by_name = {tensor.name: value for tensor, value in zip(traced.inputs, values, strict=True)}
         outputs = tf.graph_util.import_graph_def(
             graph_def,
-            input_map={tensor.name: value for tensor, value in zip(traced.inputs, values, strict=True)},
+            input_map={first: values[0], **by_name},
             return_elements=[tensor.name for tensor in traced.outputs],
             name="step",
         )
