@@ -14,7 +14,7 @@ import tensorflow as tf
 
 import trainer
 from trainer.errors import Unusable
-from trainer.run import executor
+from trainer.run import executor, machine
 from trainer.run.executor import ONE_THREAD, USUAL, choose, possible_in_one_thread
 from trainer.run.program import Program
 from trainer.run.state import TrainState
@@ -24,6 +24,12 @@ pytestmark = pytest.mark.slow  # Each traces.
 
 COUNT = tf.Variable(0.0)
 SCALAR = tf.TensorSpec([], tf.float32)
+
+
+@pytest.fixture(autouse=True)
+def two_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a machine of two processors, also where there is one."""
+    monkeypatch.setattr(machine, "thread_counts", lambda: {"inter_op": 2, "intra_op": 2})
 
 
 def traced(function: Callable[..., Any], *specs: tf.TensorSpec) -> Any:
@@ -69,7 +75,7 @@ def test_nothing_is_sent_between_devices_in_one_thread(monkeypatch: pytest.Monke
 
 
 def test_data_may_need_a_thread_while_the_one_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tf.config.threading, "get_inter_op_parallelism_threads", lambda: 1)
+    monkeypatch.setattr(machine, "thread_counts", lambda: {"inter_op": 1, "intra_op": 2})
     assert [choose(step_on([2]), jit, 10) for jit in ("none", "step")] == [USUAL, USUAL]
 
 
