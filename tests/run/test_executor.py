@@ -16,6 +16,7 @@ import trainer
 from trainer.errors import Unusable
 from trainer.run import executor, machine
 from trainer.run.executor import ONE_THREAD, USUAL, choose, possible_in_one_thread
+from trainer.run.feed import GraphFeed
 from trainer.run.program import Program
 from trainer.run.state import TrainState
 from trainer.run.tracing import in_place
@@ -141,7 +142,8 @@ def test_a_traced_function_in_place_does_the_same_in_the_same_order() -> None:
         before = memory.read_value()
         memory.assign(2.0 * memory)
         memory.assign_add(values["later"])
-        counted(before[0])
+        with tf.control_dependencies([values["later"]]):
+            counted(before[0])
         return before + table, {"after": memory.read_value(), "drawn": values["earlier"] - tf.cast(seeds, tf.float32)}
 
     pair = tf.TensorSpec([2], tf.float32)
@@ -190,19 +192,26 @@ def test_the_executor_is_named_for_the_trace_and_for_each_call(linear: Any, monk
     assert named == [ONE_THREAD] * 3
 
 
-def test_data_that_branches_is_left_to_threads(linear: Any) -> None:
+def test_a_map_of_data_in_memory_is_a_call_and_left_to_threads(linear: Any) -> None:
     @dataclasses.dataclass(frozen=True)
-    class Branching(linear):
+    class Mapped(linear):
         def train_data(self) -> Any:
-            return (
-                super()
-                .train_data()
-                .map(lambda example, seed: {**example, "x": branching(example["x"][0]) * example["x"]})
-            )
+            return super().train_data().map(lambda example, seed: example)
 
     for jit in ("none", "step"):
-        assert trained(Branching(), jit)[0] == USUAL
+        assert trained(Mapped(), jit)[0] == USUAL
         assert trained(linear(), jit)[0] == ONE_THREAD
+
+
+def test_data_that_branches_is_left_to_threads(linear: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def branch_on(method: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda feed, arguments, examples: method(
+            feed, arguments, tf.cond(examples > 0, lambda: examples, lambda: examples + 0)
+        )
+
+    monkeypatch.setattr(GraphFeed, "next", branch_on(GraphFeed.next))
+    for jit in ("none", "step"):
+        assert trained(linear(), jit)[0] == USUAL
 
 
 def on_a_stream(linear: Any, checked: Callable[[tf.Tensor, str], tf.Tensor]) -> Any:
@@ -227,8 +236,12 @@ def failing(where: str) -> Callable[[tf.Tensor, str], tf.Tensor]:
     return lambda values, place: tf.debugging.check_numerics(values * np.nan, place) if place == where else values
 
 
+@pytest.mark.parametrize("kind", [ONE_THREAD, USUAL])
 @pytest.mark.parametrize("jit", ["none", "step"])
-def test_data_that_cannot_be_read_is_told_where_no_operation_is_named(linear: Any, jit: str) -> None:
+def test_data_that_cannot_be_read_is_told_where_no_operation_is_named(
+    linear: Any, jit: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(executor, "choose", lambda *arguments: kind)
     with pytest.raises(Unusable, match=r"^the training data cannot be read: .*data : Tensor had NaN values; mend that"):
         trained(on_a_stream(linear, failing("data")), jit)
 
@@ -256,6 +269,22 @@ def test_what_fails_in_the_step_is_no_failure_of_the_data(
 
     with pytest.raises(tf.errors.InvalidArgumentError, match="mistake : Tensor had NaN values"):
         trained(Mistaken(), "none")
+
+
+@pytest.mark.parametrize("kind", [ONE_THREAD, USUAL])
+def test_what_comes_to_an_end_in_the_step_is_no_end_of_the_data(
+    linear: Any, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(executor, "choose", lambda *arguments: kind)
+    values = iter([np.float32(1.0)])
+
+    def taken(loss: tf.Tensor, place: str) -> tf.Tensor:
+        if place == "data":
+            return loss
+        return loss + 0.0 * tf.ensure_shape(tf.numpy_function(lambda: next(values), [], tf.float32), [])
+
+    with pytest.raises(tf.errors.OutOfRangeError):
+        trained(on_a_stream(linear, taken), "none")
 
 
 def test_the_time_of_a_step_is_no_waiting_for_data(linear: Any, monkeypatch: pytest.MonkeyPatch) -> None:

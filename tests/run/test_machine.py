@@ -67,6 +67,18 @@ def test_threads_are_told_as_numbers_even_when_tensorflow_chooses() -> None:
     assert all(type(count) is int and count >= 1 for count in counts.values())
 
 
+def test_threads_that_the_environment_sets_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = {"inter_op": 0, "intra_op": 0}
+    for kind in told:
+        monkeypatch.setattr(tf.config.threading, f"get_{kind}_parallelism_threads", lambda kind=kind: told[kind])
+    before = machine.thread_counts()
+    monkeypatch.setenv("TF_NUM_INTEROP_THREADS", "91")
+    monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", "many")
+    assert machine.thread_counts() == {**before, "inter_op": 91}
+    told["inter_op"] = 3
+    assert machine.thread_counts() == {**before, "inter_op": 3}
+
+
 def test_the_machine_is_described_by_what_changes_bits_and_not_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
     devices(monkeypatch, "CPU", "GPU")
     known = machine.describe_machine()

@@ -145,9 +145,11 @@ def reading_failure(error: tf.errors.OpError, data: str = "the data", *, certain
     message = error.message or ""
     if told := re.search(rf"\b{Unusable.__name__}: (.+)", message):
         return Unusable(told[1])
-    # Where operations are named, what the program's own raise names no iterator's.
+    # Where operations are named, an error of the program's own does not name an iterator's.
     if not certain and "IteratorGetNext" not in message:
         return None
+    if isinstance(error, tf.errors.OutOfRangeError):
+        return Unusable(f"{data} has no examples to go on with; expected at least one batch")
     before = re.split(r"\[\[\{\{node|\[Op:", message)[0]
     reason = next((line.strip() for line in reversed(before.splitlines()) if line.strip()), type(error).__name__)
     return Unusable(f"{data} cannot be read: {reason}; mend that, then run again")

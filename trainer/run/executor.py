@@ -6,7 +6,8 @@ in parallel to what is inside of an operation.
 
 Of a step that XLA compiles it changes no bit. Of one that nobody compiles it may change the last ones: its loop is run
 as it is written, where TensorFlow rewrites the usual one's (of a division by a constant it makes a product). What is
-chosen depends on nothing but the step, the model, and the kind of machine.
+chosen depends on nothing but the program (the data's part, the step, what XLA compiles of it), the number of
+parameters, and the kind of machine.
 """
 
 from __future__ import annotations

@@ -31,8 +31,8 @@ class Feed(abc.ABC):
       specs: the shapes of a batch's values by name, and of its weights.
       signature: what the program takes as further arguments.
       state: string scalar, where in the data the run stands; None where that follows from the examples consumed.
-      reading: bool scalar, whether `next_timed` waits for a batch, so that it is known what failed where the executor
-        does not say; None where the program computes it.
+      reading: bool scalar, whether `next_timed` waits for a batch: kept in either executor, and asked where it does not
+        say what failed; None where the program computes it.
       waits: whether the program may have to wait for a batch, because it does not compute it.
     """
 
@@ -276,8 +276,6 @@ def told_of(data: str, feed: Feed | None = None) -> Iterator[None]:
     """
     try:
         yield
-    except tf.errors.OutOfRangeError:
-        raise Unusable(f"{data} has no examples to go on with; expected at least one batch") from None
     except tf.errors.OpError as error:
         reading = feed is not None and feed.reading is not None and bool(feed.reading.numpy())
         if failure := reading_failure(error, data, certain=reading):

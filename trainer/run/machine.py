@@ -47,11 +47,12 @@ def configure(*, threads: int, deterministic: str) -> bool:
 
 
 def thread_counts() -> dict[str, int]:
-    """TensorFlow's threads; where it chooses by itself, the processors that it sees."""
+    """TensorFlow's threads: as it was told, else as its variables say, else as many as the processors that it sees."""
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    told = tf.config.threading
     return {
-        "inter_op": tf.config.threading.get_inter_op_parallelism_threads() or processors,
-        "intra_op": tf.config.threading.get_intra_op_parallelism_threads() or processors,
+        "inter_op": told.get_inter_op_parallelism_threads() or _count_of("TF_NUM_INTEROP_THREADS") or processors,
+        "intra_op": told.get_intra_op_parallelism_threads() or _count_of("TF_NUM_INTRAOP_THREADS") or processors,
     }
 
 
@@ -82,6 +83,12 @@ def versions() -> dict[str, str]:
     except importlib.metadata.PackageNotFoundError:
         found["checkpoint-trainer"] = "not installed"
     return found
+
+
+def _count_of(variable: str) -> int:
+    """What a variable of the environment says; 0 where that is no number of threads."""
+    text = os.environ.get(variable, "")
+    return int(text) if text.isdecimal() else 0
 
 
 def _processor() -> tuple[str, str]:

@@ -55,7 +55,8 @@ def in_place(traced: Any) -> Callable[..., Any]:
         by_name = {tensor.name: value for tensor, value in zip(traced.inputs, values, strict=True)}
         outputs = tf.graph_util.import_graph_def(
             graph_def,
-            input_map={first: values[0], **by_name},
+            # What waits for an input waits for what is given in its place.
+            input_map={**{f"^{tensor.op.name}": by_name[tensor.name] for tensor in traced.inputs}, **by_name},
             return_elements=[tensor.name for tensor in traced.outputs],
             name="step",
         )
