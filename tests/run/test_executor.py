@@ -246,6 +246,20 @@ def test_data_that_cannot_be_read_is_told_where_no_operation_is_named(
         trained(on_a_stream(linear, failing("data")), jit)
 
 
+@pytest.mark.parametrize("kind", [ONE_THREAD, USUAL])
+def test_data_without_an_example_is_told(linear: Any, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(executor, "choose", lambda *arguments: kind)
+
+    @dataclasses.dataclass(frozen=True)
+    class Empty(linear):
+        def train_data(self) -> Any:
+            rows = tf.data.Dataset.from_tensor_slices(self.arrays())
+            return trainer.data.stream(lambda: rows.filter(lambda row: False), batch_size=4, resume="replay")
+
+    with pytest.raises(Unusable, match=r"^the training data has no examples to go on with; expected at least one"):
+        trained(Empty(), "none")
+
+
 # Of the loss, of weights, of what hangs on nothing: the last two could be computed before there is a batch.
 MISTAKES = {
     "loss": lambda loss, model: loss,

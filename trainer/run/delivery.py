@@ -111,11 +111,12 @@ class Delivery:
     def hand_over(self) -> None:
         """Hands over the records that are durable now."""
         with self._times(LOG):
+            if self._to.on_record is None:
+                return
             for _ in range(self._to.log.durable - self._delivered):
                 record = self._waiting.popleft()
                 self._delivered += 1
-                if self._to.on_record:
-                    self._to.on_record(record)
+                self._to.on_record(record)
 
     def _begin(self) -> None:
         """Has the thread begin with what is to be made. Nothing else is under way: `later` has waited for it."""
@@ -145,7 +146,8 @@ class Delivery:
     def _write(self, records: Sequence[Record]) -> None:
         self._to.lock.check()
         # First: a save beside the thread may make them durable as soon as they are in the log.
-        self._waiting.extend(records)
+        if self._to.on_record is not None:
+            self._waiting.extend(records)
         self._to.log.append(records)
         self._to.events.add(records)
         self._to.view.records(records)

@@ -261,11 +261,10 @@ class Schedule:
 
     def _log_steps(self, progress: Progress, until: int) -> Iterator[int]:
         """The steps after `progress`, up to `until`, at which the log cadence closes a window."""
-        if all(grid.axis == STEP for grid in self._log):
-            # As below, without a progress for each: a run that logs every step asks for thousands in a second.
-            step = progress.step
-            while self._log and (step := min([grid.following(step) for grid in self._log])) <= until:
-                yield step
+        if len(self._log) == 1 and self._log[0].axis == STEP and self._log[0].denominator == 1:
+            # As below, at once: a run that logs every step asks for thousands in a second.
+            (grid,) = self._log
+            yield from range(grid.following(progress.step), until + 1, grid.numerator)
             return
         while (found := self._first(self._log, progress)) is not None and found <= until:
             yield found
