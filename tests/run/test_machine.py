@@ -71,6 +71,8 @@ def test_threads_that_the_environment_sets_are_told(monkeypatch: pytest.MonkeyPa
     told = {"inter_op": 0, "intra_op": 0}
     for kind in told:
         monkeypatch.setattr(tf.config.threading, f"get_{kind}_parallelism_threads", lambda kind=kind: told[kind])
+    for variable in ("TF_NUM_INTEROP_THREADS", "TF_NUM_INTRAOP_THREADS"):
+        monkeypatch.delenv(variable, raising=False)
     before = machine.thread_counts()
     monkeypatch.setenv("TF_NUM_INTEROP_THREADS", "91")
     monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", "many")

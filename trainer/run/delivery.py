@@ -110,9 +110,9 @@ class Delivery:
 
     def hand_over(self) -> None:
         """Hands over the records that are durable now."""
+        if self._to.on_record is None:
+            return
         with self._times(LOG):
-            if self._to.on_record is None:
-                return
             for _ in range(self._to.log.durable - self._delivered):
                 record = self._waiting.popleft()
                 self._delivered += 1
