@@ -6,7 +6,7 @@ import concurrent.futures
 import functools
 import threading
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ def delivery(
     *,
     busy: bool = False,
     warnings: list[str] | None = None,
-    fold: Callable[[Record], None] = lambda record: None,
+    fold: Callable[[Sequence[Record]], None] = lambda records: None,
 ) -> Delivery:
     outlets = types.SimpleNamespace(
         lock=lock,
@@ -139,9 +139,9 @@ def test_each_record_is_folded_once_and_in_order_and_after_it_is_in_the_log(tmp_
     folded: list[Record] = []
     expected: list[int] = []
 
-    def fold(record: Record) -> None:
-        assert log.position.records > len(folded)
-        folded.append(record)
+    def fold(records: Sequence[Record]) -> None:
+        assert log.position.records >= len(folded) + len(records)
+        folded.extend(records)
 
     with locked(str(tmp_path / "lock")) as lock, delivery(tmp_path, [], lock, fold=fold) as records:
         log = records._to.log
@@ -172,7 +172,7 @@ def test_records_are_made_from_the_start_on_beside_whoever_asked_for_them(tmp_pa
         waited_in_vain.append(not go_on.wait(timeout=20))
         return trained(2)
 
-    with locked(str(tmp_path / "lock")) as lock, delivery(tmp_path, [], lock, fold=folded.append) as records:
+    with locked(str(tmp_path / "lock")) as lock, delivery(tmp_path, [], lock, fold=folded.extend) as records:
         records.later(functools.partial(trained, 1))
         records.later(held)
         # Those before are through, and nothing is begun before it is started.

@@ -68,7 +68,7 @@ def advances(draw: st.DrawFn) -> tuple[Advance, Layout]:
         told = [draw(st.sampled_from([0.001, 0.1, 3e-5, 0.0, -0.0])) for _ in rates]
         vectors.append(np.array([step, 4 * step, weight, *sums, *counts, *told, draw(st.integers(0, 2)), 0]))
     reader = Reader(layout, rates)
-    return Advance(vectors, reader, reader(vectors[-1])), layout
+    return Advance(np.stack(vectors), reader, reader(vectors[-1])), layout
 
 
 @given(advances(), st.sampled_from([Plain, Summarizing]), st.sampled_from([None, "save", "end"]))
@@ -77,10 +77,10 @@ def test_the_records_of_a_chunk_are_those_of_its_windows_one_by_one(
 ) -> None:
     advance, layout = made
     common: dict[str, Any] = {"layout": layout, "experiment": kind(), "schedule": SCHEDULE}
-    causes = dict.fromkeys((row.step for row in advance.rows), None) | {advance.rows[-1].step: closed_by}
-    at_once = train_records(advance, start=0, closed_by=causes, **common)
+    at_once = train_records(advance, start=0, closed_by=closed_by, **common)
     start, one_by_one = 0, []
     for row in advance.rows:
-        one_by_one.append(train_record(row, start=start, closed_by=causes[row.step], **common))
+        cause = closed_by if row is advance.rows[-1] else None
+        one_by_one.append(train_record(row, start=start, closed_by=cause, **common))
         start = row.step
     assert [record.line() for record in at_once] == [record.line() for record in one_by_one]

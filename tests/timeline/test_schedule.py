@@ -175,11 +175,12 @@ def walk_in_chunks(
         chunk = schedule.next_chunk(now, pending=pending, max_steps=max_steps, max_closes=max_closes)
         assert now.step < chunk.until <= now.step + max_steps
         assert len(chunk.closes) <= max_closes
-        assert all(now.step < step <= chunk.until for step, _ in chunk.closes)
+        assert all(now.step < step <= chunk.until for step in chunk.closes)
         now = schedule.progress(now, chunk.until, clock(chunk.until))
-        walk.closes += chunk.closes
+        closes = [(step, chunk.closed_by(step)) for step in chunk.closes]
+        walk.closes += closes
         due = schedule.due(before, now, pending=pending)
-        assert due.log == (chunk.closes[-1:] == ((now.step, due.closed_by),))
+        assert due.log == (closes[-1:] == [(now.step, due.closed_by)])
         if due.evaluate or due.save or due.stop:
             walk.events[now.step] = event(due)
         if chunk.boundary:
@@ -488,7 +489,7 @@ def test_grids_are_exact_in_very_long_runs() -> None:
     assert schedule.next_boundary(at) == -(-7 * 10**17 // 3)
     assert schedule.next_chunk(Progress(), max_steps=10**18, max_closes=9).until == -(-(10**17) // 3)
     far = schedule.progress(Progress(), 10**18 - 1)
-    assert schedule.next_chunk(far, max_steps=9, max_closes=9).closes == ((10**18, None),)
+    assert schedule.next_chunk(far, max_steps=9, max_closes=9).closes == (10**18,)
 
 
 def test_data_that_is_taken_up_later_has_passes_from_there_and_grids_stay_where_they_were() -> None:

@@ -11,6 +11,7 @@ from trainer.decide.condition import Conditions
 from trainer.decide.early_stop import EarlyStop
 from trainer.decide.monitor import TRAIN, Monitor, check_metric, group_of
 from trainer.ledger.record import Record
+from trainer.ledger.train_records import TrainRecords
 from trainer.timeline.cadence import Progress
 
 
@@ -77,10 +78,14 @@ class Decisions:
     @property
     def needs_train_records(self) -> bool:
         """Whether a decision may depend on a train record, so that each log step is a boundary."""
-        acted_on = [best.monitor.metric for best in self.rankings] if self._keep_best else []
+        return TRAIN in self._groups(self.rankings if self._keep_best else ())
+
+    def _groups(self, rankings: Sequence[Best]) -> set[str]:
+        """The groups of the metrics that `rankings`, early stopping and the conditions go by."""
+        metrics = [best.monitor.metric for best in rankings]
         if self.early_stop:
-            acted_on.append(self.early_stop.monitor.metric)
-        return TRAIN in map(group_of, [*acted_on, *(self.conditions.metrics if self.conditions else ())])
+            metrics.append(self.early_stop.monitor.metric)
+        return set(map(group_of, [*metrics, *(self.conditions.metrics if self.conditions else ())]))
 
     def check(self, names: Collection[str]) -> None:
         """Refuses a monitor or a condition on a metric that is not among those that there are.
@@ -104,6 +109,13 @@ class Decisions:
         for other in (self.conditions, self.early_stop):
             if other:
                 other.fold(record)
+
+    def fold_all(self, records: Sequence[Record]) -> None:
+        """Takes records into account, one after the other; raises as `fold` does."""
+        if isinstance(records, TrainRecords) and TRAIN not in self._groups(self.rankings):
+            return  # None of them is made for nothing.
+        for record in records:
+            self.fold(record)
 
     def at(self, step: int) -> Verdict:
         """What the records so far, up to those of `step`, decide about it."""

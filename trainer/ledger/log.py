@@ -14,6 +14,7 @@ from trainer.errors import Unusable, Unwritable
 from trainer.ledger.directory import RunDirectory
 from trainer.ledger.manifest import LogPosition, Manifest, load_manifests
 from trainer.ledger.record import Record, plain_number
+from trainer.ledger.train_records import TrainRecords
 from trainer.ledger.window import Window
 from trainer.timeline.cadence import Progress
 
@@ -61,7 +62,7 @@ class MetricLog:
         """Adds `records` with one write; durable after `sync`."""
         if not records:
             return
-        data = b"".join(record.line() for record in records)
+        data = _lines(records)
         if not self._bytes:
             self.directory.files.make_directory(self.directory.path)
         try:
@@ -153,7 +154,8 @@ class MetricLog:
         return Cut(len(later), last_step(later))
 
     def _note(self, records: Sequence[Record]) -> None:
-        for record in records:
+        # One that nothing will be asked of is not made.
+        for record in records[-1:] if isinstance(records, TrainRecords) else records:
             if record.kind == "train":
                 self.last_train = record
             else:
@@ -169,6 +171,12 @@ class MetricLog:
             split: Record("eval", known["step"], 0, None, known["metrics"], split=split, weights=known.get("weights"))
             for split, known in manifest.eval.items()
         }
+
+
+def _lines(records: Sequence[Record]) -> bytes:
+    if isinstance(records, TrainRecords):
+        return records.lines()
+    return b"".join(record.line() for record in records)
 
 
 def last_step(lines: bytes) -> int | None:

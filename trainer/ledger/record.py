@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 Number = float | None  # None: the value was not finite
@@ -27,6 +27,32 @@ def _numbers(values: Mapping[str, Number]) -> str:
     return "{" + ",".join([f"{_text(name)}:{_number(value)}" for name, value in values.items()]) + "}"
 
 
+def recorded_rate(rates: Mapping[str, Number]) -> Number | Mapping[str, Number]:
+    """The learning rates as a record has them: that of the only optimizer, which has no name, or all by name."""
+    return rates[""] if rates.keys() == {""} else rates or None
+
+
+def rate_text(rate: Number | Mapping[str, Number]) -> str:
+    """What a train record's line says of its learning rate."""
+    return f',"learning_rate":{_numbers(rate) if isinstance(rate, Mapping) else _number(rate)}'
+
+
+@functools.lru_cache(maxsize=256)
+def line_template(kind: str, split: str | None, weights: str | None, metrics: tuple[str, ...]) -> str:
+    """The lines of such records with `%s` for what differs: step, examples, epoch, window, metrics, what follows them.
+
+    Written out here, because a run that logs every step makes tens of thousands in a second.
+    """
+    of = '"window":[%s,%s]' if kind == "train" else f'"split":{_name(split)},"weights":{_name(weights)}'
+    means = ",".join(f"{_name(name)}:%s" for name in metrics)
+    return f'{{"kind":{_name(kind)},"step":%s,"examples":%s,"epoch":%s,{of},"metrics":{{{means}}}%s}}\n'
+
+
+def _name(name: str | None) -> str:
+    """`name` as a template has it."""
+    return _text(name).replace("%", "%%")
+
+
 def plain_number(value: Any) -> Number:
     """`value` as the float that is written: float32 by its own shortest form, a non-finite value as None."""
     if value is None or not math.isfinite(value):
@@ -39,10 +65,14 @@ def plain_number(value: Any) -> Number:
     return float(str(np.float32(value))) if value.dtype == np.float32 else float(value)
 
 
+def in_order(metrics: Iterable[str]) -> list[str]:
+    """The names of metrics in the order in which they are written: the loss first, then by name."""
+    return sorted(metrics, key=lambda name: (name != "loss", name))
+
+
 def ordered_metrics(metrics: Mapping[str, Any]) -> dict[str, Number]:
-    """`metrics` as they are written: the loss first, then by name."""
-    names = sorted(metrics, key=lambda name: (name != "loss", name))
-    return {name: plain_number(metrics[name]) for name in names}
+    """`metrics` as they are written."""
+    return {name: plain_number(metrics[name]) for name in in_order(metrics)}
 
 
 def compact_json(value: Any) -> str:
@@ -83,27 +113,19 @@ class Record:
     """For each metric with a non-finite value: in how many batches."""
 
     def line(self) -> bytes:
-        """The record as its line of the log, newline included: its keys in the order of the contract.
-
-        Written out here, because a run that logs every step makes tens of thousands in a second.
-        """
+        """The record as its line of the log, newline included: its keys in the order of the contract."""
+        template = line_template(self.kind, self.split, self.weights, tuple(self.metrics))
+        window, rest = self.window or (), ""
         if self.kind == "train":
-            of = f'"window":[{",".join(map(str, self.window or ()))}]'
-            rate = self.learning_rate
-            end = f',"learning_rate":{_numbers(rate) if isinstance(rate, Mapping) else _number(rate)}'
-        else:
-            of = f'"split":{_text(self.split)},"weights":{_text(self.weights)}'
-            end = ""
+            rest = rate_text(self.learning_rate)
         if self.closed_by:
-            end += f',"closed_by":{_text(self.closed_by)}'
+            rest += f',"closed_by":{_text(self.closed_by)}'
         if self.skipped:
-            end += f',"skipped":{self.skipped}'
+            rest += f',"skipped":{self.skipped}'
         if self.nonfinite:
-            end += f',"nonfinite":{_numbers(self.nonfinite)}'
-        return (
-            f'{{"kind":{_text(self.kind)},"step":{self.step},"examples":{self.examples},"epoch":{_number(self.epoch)},'
-            f'{of},"metrics":{_numbers(self.metrics)}{end}}}\n'
-        ).encode()
+            rest += f',"nonfinite":{_numbers(self.nonfinite)}'
+        metrics = map(_number, self.metrics.values())
+        return (template % (self.step, self.examples, _number(self.epoch), *window, *metrics, rest)).encode()
 
     def to_json(self) -> dict[str, Any]:
         """The record as the object that is written, its keys in the order of the contract."""

@@ -193,8 +193,8 @@ class Course:
             chunk = schedule.next_chunk(
                 self._now, pending=self._pending, max_steps=until - self._now.step, max_closes=_CLOSES
             )
-            for step, closed_by in chunk.closes:
-                self._close_window(step, closed_by)
+            for step in chunk.closes:
+                self._close_window(step, chunk.closed_by(step))
             self._now = self._at(chunk.until)
             due = self._due()
             if chunk.boundary or due.anything:

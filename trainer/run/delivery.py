@@ -26,10 +26,10 @@ class Delivery:
     Args:
       to: where they go.
       times: the clock that the waiting is charged to.
-      fold: takes each of them into account, once it is in the log.
+      fold: takes them into account, once they are in the log.
     """
 
-    def __init__(self, to: Outlets, times: Times, fold: Callable[[Record], None]) -> None:
+    def __init__(self, to: Outlets, times: Times, fold: Callable[[Sequence[Record]], None]) -> None:
         self._to = to
         self._times = times
         self._fold = fold
@@ -151,8 +151,7 @@ class Delivery:
         self._to.log.append(records)
         self._to.events.add(records)
         self._to.view.records(records)
-        for record in records:
-            self._fold(record)
+        self._fold(records)
 
     def _sync(self) -> None:
         self._to.events.flush()

@@ -67,7 +67,7 @@ class Loop:
         self._segments = [segment.to_json() for segment in going_on.segments]
         self._to = outlets
         self._times = host.times
-        self._records = Delivery(outlets, self._times, parts.decisions.fold)
+        self._records = Delivery(outlets, self._times, parts.decisions.fold_all)
         self._request = host.request
         self._watchdog = host.watchdog
         self._auto_save = auto_save
@@ -260,15 +260,16 @@ class Loop:
         self._records.start()
         saving, started = self._to.store.busy, time.monotonic()
         with self._times(STEP), self._watchdog.chunk():
-            advance = parts.program.run(chunk.until, [step for step, _ in chunk.closes])
+            advance = parts.program.run(chunk.until, chunk.closes)
         ended = time.monotonic()
         steps = advance.open.step - self._now.step
         self._pace.learn(steps, ended - started)
         if self._auto_save:
             self._auto_save.chunk(steps, ended - started, saving=saving)
-        if advance.closed:
-            self._records.later(functools.partial(self._windows.records, advance, dict(chunk.closes)))
-            self._closed_at = int(advance.closed[-1][0])
+        if len(advance.closed):
+            self._closed_at = int(advance.closed[-1, 0])
+            closed_by = chunk.closed_by(self._closed_at)
+            self._records.later(functools.partial(self._windows.records, advance, closed_by))
         self._windows.follow(advance.open)
         self._now = Progress(advance.open.step, advance.open.examples, ended - self._began)
         if self._times.trained(waited=min(advance.data_wait, ended - started)):

@@ -45,8 +45,8 @@ class Row:
 class Advance:
     """What a chunk did: the windows that closed, and where it stopped."""
 
-    closed: Sequence[np.ndarray]
-    """The vectors of the windows that closed."""
+    closed: np.ndarray
+    """float64 [windows, …]: the vectors of the windows that closed."""
     row: Callable[[np.ndarray], Row]
     """Reads one of them."""
     open: Row
@@ -197,7 +197,7 @@ class Program:
         """Notes where in the data the state stands, for a save; returns how many bytes that takes."""
         return self._feed.capture()
 
-    def run(self, until: int, closes: list[int]) -> Advance:
+    def run(self, until: int, closes: Sequence[int]) -> Advance:
         """Trains up to step `until`, closing a window after each step in `closes` (at most `max_closes` of them).
 
         It stops before where the data ends, where something is not finite, and where the data is slow.
@@ -223,7 +223,7 @@ class Program:
         closed = matrix[-len(steps) :]
         last, status = self._row(matrix[0]), int(matrix[0, -1])
         return Advance(
-            list(closed[closed[:, 0] == steps]),
+            closed[closed[:, 0] == steps],
             self._row,
             last,
             self._problems[status - 1] if status > 0 else None,

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from trainer.ledger.record import Number, Record, ordered_metrics, plain_number
+from trainer.ledger.record import Number, Record, in_order, ordered_metrics, plain_number, recorded_rate
+from trainer.ledger.train_records import TrainRecords
 from trainer.run.experiment import Experiment
 from trainer.run.measure import Layout, recorded_metrics
 from trainer.run.program import Advance, Row
@@ -29,7 +29,7 @@ def train_record(
         epoch=schedule.epoch(row.examples),
         window=(start, row.step),
         metrics=metrics,
-        learning_rate=_rates(row),
+        learning_rate=recorded_rate({name: plain_number(rate) for name, rate in row.learning_rates.items()}),
         closed_by=closed_by,
         skipped=row.skipped,
         nonfinite=nonfinite,
@@ -43,55 +43,50 @@ def train_records(
     experiment: Experiment,
     schedule: Schedule,
     start: int,
-    closed_by: Mapping[int, str | None],
-) -> list[Record]:
-    """The record of each window that closed in a chunk, as `train_record` makes them; the first began at `start`.
+    closed_by: str | None,
+) -> Sequence[Record]:
+    """The records of the windows that closed in a chunk, as `train_record` makes them.
 
-    A run that logs every step makes tens of thousands in a second: what they have in common is looked at once.
+    A run that logs every step makes tens of thousands in a second: where they are plain, they are left in columns.
+
+    Args:
+      advance: the chunk; at least one window closed in it.
+      start: where the first window began.
+      closed_by: what closed the last one.
     """
-    matrix = np.asarray(advance.closed)
-    sizes = [size for _, size in layout.sizes]
-    totals = matrix[:, 2 : 2 + layout.width]
+    matrix = advance.closed
+    totals, rates = matrix[:, 2 : 2 + layout.width], matrix[:, 2 + layout.width : -2]
     with np.errstate(divide="ignore", invalid="ignore"):
         means = totals[:, 1 : layout.first_nonfinite] / totals[:, :1]
-    plain = np.isfinite(means).all(axis=1) & ~totals[:, layout.first_nonfinite :].any(axis=1)
-    if any(sizes) or type(experiment).summarize is not Experiment.summarize or not plain.all():
+    finite = np.isfinite(means).all() and np.isfinite(rates).all() and not totals[:, layout.first_nonfinite :].any()
+    if not finite or any(size for _, size in layout.sizes) or type(experiment).summarize is not Experiment.summarize:
         one = functools.partial(train_record, layout=layout, experiment=experiment, schedule=schedule)
-        starts = [start, *(row.step for row in advance.rows)]
+        starts, last = [start, *(row.step for row in advance.rows)], advance.rows[-1]
         return [
-            one(row, start=at, closed_by=closed_by[row.step]) for row, at in zip(advance.rows, starts, strict=False)
+            one(row, start=begin, closed_by=closed_by if row is last else None)
+            for row, begin in zip(advance.rows, starts, strict=False)
         ]
-    names = [name for name, _ in layout.sizes]
-    order = list(ordered_metrics(dict.fromkeys(names, 0.0)))
-    values = means[:, [names.index(name) for name in order]].tolist()
-    steps, examples, skipped = (matrix[:, column].astype(np.int64).tolist() for column in (0, 1, -2))
-    rates = matrix[:, 2 + layout.width : -2]
-    # Most runs of windows have one rate; by its bits, for 0 and -0 are equal and written otherwise.
+    columns = dict(zip((name for name, _ in layout.sizes), means.T.tolist(), strict=True))
+    steps, examples, skipped = (matrix[:, column].astype(np.int64) for column in (0, 1, -2))
+    return TrainRecords(
+        start=start,
+        steps=steps.tolist(),
+        examples=examples.tolist(),
+        epochs=(examples / schedule.epoch_examples).tolist() if schedule.epoch_examples else None,
+        metrics={name: columns[name] for name in in_order(columns)},
+        learning_rates=dict(zip(advance.open.learning_rates, map(_rate_column, rates.T), strict=True)),
+        skipped=skipped.tolist(),
+        closed_by=closed_by,
+    )
+
+
+def _rate_column(rates: np.ndarray) -> list[Number]:
+    """One optimizer's learning rates in windows, float64 [windows], as they are recorded."""
+    # By their bits: 0 and -0 are equal, and written otherwise.
     bits = rates.view(np.int64)
-    rated = advance.closed[:1] if (bits == bits[0]).all() else advance.closed
-    learning_rates = itertools.cycle([_rates(advance.row(vector)) for vector in rated])
-    return [
-        Record(
-            "train",
-            step,
-            consumed,
-            schedule.epoch(consumed),
-            dict(zip(order, metrics, strict=True)),
-            (begin, step),
-            learning_rate=rate,
-            closed_by=closed_by[step],
-            skipped=left_out,
-        )
-        for step, consumed, begin, metrics, rate, left_out in zip(
-            steps, examples, [start, *steps], values, learning_rates, skipped, strict=False
-        )
-    ]
-
-
-def _rates(row: Row) -> Any:
-    """The learning rates of a window as they are recorded."""
-    rates = {name: plain_number(rate) for name, rate in row.learning_rates.items()}
-    return rates[""] if rates.keys() == {""} else rates or None
+    if (bits == bits[0]).all():
+        return [plain_number(np.float32(rates[0]))] * len(rates)
+    return [plain_number(rate) for rate in rates.astype(np.float32)]
 
 
 def eval_record(

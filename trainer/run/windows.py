@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 
 from trainer.ledger.record import Record
 from trainer.run.assembly import Assembly
@@ -27,8 +27,8 @@ class Windows:
         """The open window is `row` now."""
         self._open = row
 
-    def records(self, advance: Advance, closed_by: Mapping[int, str | None]) -> list[Record]:
-        """The records of the windows that closed in a chunk; `closed_by` says for each last step what did it."""
+    def records(self, advance: Advance, closed_by: str | None) -> Sequence[Record]:
+        """The records of the windows that closed in a chunk; `closed_by` says what closed the last of them."""
         parts = self._parts
         made = train_records(
             advance,

@@ -41,12 +41,18 @@ class Due:
 
 @dataclasses.dataclass(frozen=True)
 class Chunk:
-    """The steps up to `until`, and the steps among them at which windows close, each with what closes it."""
+    """The steps up to `until`, and the steps among them at which windows close."""
 
     until: int
-    closes: tuple[tuple[int, str | None], ...]
+    closes: tuple[int, ...]
+    cause: str | None
+    """What closes the last of these windows, where the log cadence does not: `save` or `end`."""
     boundary: bool
     """Whether something is due at `until`; otherwise the chunk was only cut short."""
+
+    def closed_by(self, step: int) -> str | None:
+        """What closes the window at `step`, one of `closes`, where the log cadence does not."""
+        return self.cause if step == self.closes[-1] else None
 
 
 class Schedule:
@@ -177,16 +183,14 @@ class Schedule:
         """The steps from `progress` to the next boundary, cut after `max_steps` or `max_closes` closed windows."""
         boundary = self.next_boundary(progress, pending=pending)
         until = progress.step + max_steps if boundary is None else min(boundary, progress.step + max_steps)
-        closes: list[tuple[int, str | None]] = [
-            (step, None) for step in itertools.islice(self._log_steps(progress, until), max_closes)
-        ]
+        closes, cause = tuple(itertools.islice(self._log_steps(progress, until), max_closes)), None
         if len(closes) == max_closes:
-            until = closes[-1][0]
-        elif until == boundary and not (closes and closes[-1][0] == until):
+            until = closes[-1]
+        elif until == boundary and until not in closes[-1:]:
             # Whatever else closes a window is a boundary too.
-            closed_by = self._closed_by(progress, until)
-            closes += [(until, closed_by)] if closed_by else []
-        return Chunk(until, tuple(closes), boundary == until)
+            cause = self._closed_by(progress, until)
+            closes += (until,) if cause else ()
+        return Chunk(until, closes, cause, boundary == until)
 
     def next_boundary(self, progress: Progress, *, pending: frozenset[str] = frozenset()) -> int | None:
         """The next step at which an evaluation, a save, a decision or the end is due; None: only the clock knows."""

@@ -11,7 +11,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+
 from trainer.ledger.record import Number, Record
+from trainer.ledger.train_records import TrainRecords
 from trainer.storage.files import writing
 from trainer.views import event_file
 from trainer.views.event_file import Event
@@ -51,6 +54,25 @@ def _tags_and_values(record: Record) -> tuple[tuple[str, ...], list[Number]]:
 @functools.lru_cache(maxsize=256)
 def _tags(group: str | None, metrics: tuple[str, ...], others: tuple[str, ...]) -> tuple[str, ...]:
     return (*(f"{group}/{name}" for name in metrics), *others)
+
+
+_Shown = tuple[tuple[str, ...], Sequence[int], Any]
+"""Tags, the steps of the records that show them, and their values: Number [steps, tags]."""
+
+
+def _alike(records: Iterable[Record]) -> Iterator[_Shown]:
+    """What neighbours that have the same tags show."""
+    shown = ((record.step, *_tags_and_values(record)) for record in records)
+    for tags, group in itertools.groupby(shown, operator.itemgetter(1)):
+        steps, _, values = zip(*group, strict=True)
+        yield tags, steps, values
+
+
+def _columns(records: TrainRecords) -> Iterator[_Shown]:
+    """As `_alike`: all of them have the same tags."""
+    tags, _ = _tags_and_values(records[0])
+    epochs = [] if records.epochs is None else [records.epochs]
+    yield tags, records.steps, np.array([*records.metrics.values(), *records.learning_rates.values(), *epochs]).T
 
 
 class EventWriter:
@@ -114,13 +136,11 @@ class EventWriter:
         self._file.write(event_file.encode_event(Event(self._clock(), step, field, payload)))
 
     def add(self, records: Iterable[Record]) -> None:
-        """Buffers `records`; of many at once a train record of four scalars takes about 2 µs."""
+        """Buffers `records`; of `TrainRecords`, one of four scalars takes about 0.5 µs."""
         now = self._clock()
-        shown = ((record.step, *_tags_and_values(record)) for record in records)
         with writing(self._path):
-            for tags, alike in itertools.groupby(shown, operator.itemgetter(1)):
+            for tags, steps, values in _columns(records) if isinstance(records, TrainRecords) else _alike(records):
                 if tags:
-                    steps, _, values = zip(*alike, strict=True)
                     self._file.write(event_file.encode_summaries(now, tags, steps, values))
 
     def flush(self) -> None:
