@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trainer.decide.best import Best
 from trainer.decide.condition import Conditions
 from trainer.decide.decisions import Decisions
 from trainer.decide.early_stop import EarlyStop, parse_patience
 from trainer.decide.monitor import Monitor
+from trainer.errors import ConfigError
 from trainer.ledger.log import MetricLog
 from trainer.ledger.record import Record
 from trainer.ledger.train_records import TrainRecords
@@ -144,13 +147,46 @@ def test_what_goes_by_them_is_folded_as_by_each_alone(way: int) -> None:
     assert at_once.to_json() == alone.to_json() != before
 
 
-class NeverLookedAt(TrainRecords):
+@given(
+    records=train_records().filter(lambda records: records.metrics),
+    known=st.lists(FINITE, max_size=4),
+    keep=st.integers(1, 4),
+    mode=st.sampled_from(["min", "max"]),
+)
+def test_the_best_of_them_are_those_of_each_alone(
+    records: TrainRecords, known: list[float], keep: int, mode: str
+) -> None:
+    at_once, alone = (Best(Monitor("train/loss", mode), keep=keep) for _ in range(2))
+    for best in (at_once, alone):
+        for step, value in enumerate(known, start=-len(known)):
+            best.fold(Record("train", step, 0, None, {"loss": value}, window=(step - 1, step)))
+    at_once.fold_windows(records)
+    for record in records:
+        alone.fold(record)
+    assert at_once.ranking == alone.ranking
+
+
+def test_a_metric_that_they_do_not_have_is_refused() -> None:
+    with pytest.raises(ConfigError, match="train/acuracy is in no record"):
+        Best(Monitor("train/acuracy", "max")).fold_windows(columns())
+
+
+class Looked(TrainRecords):
+    """Counts the records that are made."""
+
+    made: ClassVar[int] = 0
+
     def _record(self, place: int) -> Record:
-        raise AssertionError("a record was made that nobody asked for")
+        Looked.made += 1
+        return super()._record(place)
 
 
-def test_none_is_made_where_nothing_goes_by_it() -> None:
-    records = NeverLookedAt(**vars(columns()))
-    with pytest.raises(AssertionError):
-        list(records)
-    Decisions([Monitor("validation/loss", "min")]).fold_all(records)
+def test_none_is_made_that_nothing_goes_by(tmp_path: Path) -> None:
+    records = Looked(**{**vars(columns()), "skipped": [0, 0, 0], "closed_by": None})
+    accuracy, loss = Monitor("validation/accuracy", "max"), Monitor("train/loss", "min")
+    MetricLog(tmp_path).append(records)
+    assert Looked.made == 1
+    Decisions([accuracy]).fold_all(records)
+    assert Looked.made == 2
+    Decisions([loss], keep_best=0).fold_all(records)
+    assert Looked.made == 4

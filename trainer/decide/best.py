@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import heapq
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from trainer.decide.monitor import MAX, Monitor, value_in
 from trainer.ledger.record import Record
+from trainer.ledger.train_records import TrainRecords
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +54,18 @@ class Best:
             [*self.ranking, Candidate(value, record.step)], key=lambda other: (self._sign * other.value, other.step)
         )
         self.ranking = ranking[: self._keep]
+
+    def fold_windows(self, records: TrainRecords) -> None:
+        """Takes many train records into account, which ends as `fold` of one after the other does; raises as that."""
+        measured, _ = value_in(records[0], self.monitor.metric)
+        if measured:
+            values = records.metrics[self.monitor.metric.partition("/")[2]]
+            # Whatever is not among the best of these is none of all.
+            places = heapq.nsmallest(
+                self._keep, range(len(values)), key=lambda place: (self._sign * values[place], place)
+            )
+            for place in places:
+                self.fold(records[place])
 
     def to_json(self) -> list[dict[str, Any]]:
         """What the manifest keeps under `control.best`: values and steps, each with its relation to its checkpoint."""

@@ -78,14 +78,10 @@ class Decisions:
     @property
     def needs_train_records(self) -> bool:
         """Whether a decision may depend on a train record, so that each log step is a boundary."""
-        return TRAIN in self._groups(self.rankings if self._keep_best else ())
-
-    def _groups(self, rankings: Sequence[Best]) -> set[str]:
-        """The groups of the metrics that `rankings`, early stopping and the conditions go by."""
-        metrics = [best.monitor.metric for best in rankings]
+        acted_on = [best.monitor.metric for best in self.rankings] if self._keep_best else []
         if self.early_stop:
-            metrics.append(self.early_stop.monitor.metric)
-        return set(map(group_of, [*metrics, *(self.conditions.metrics if self.conditions else ())]))
+            acted_on.append(self.early_stop.monitor.metric)
+        return TRAIN in map(group_of, [*acted_on, *(self.conditions.metrics if self.conditions else ())])
 
     def check(self, names: Collection[str]) -> None:
         """Refuses a monitor or a condition on a metric that is not among those that there are.
@@ -112,8 +108,11 @@ class Decisions:
 
     def fold_all(self, records: Sequence[Record]) -> None:
         """Takes records into account, one after the other; raises as `fold` does."""
-        if isinstance(records, TrainRecords) and TRAIN not in self._groups(self.rankings):
-            return  # None of them is made for nothing.
+        if isinstance(records, TrainRecords) and not self.needs_train_records:
+            # Nothing is decided by any of them: which are the best by the metric of a window can be told at the end.
+            for best in self.rankings:
+                best.fold_windows(records)
+            return
         for record in records:
             self.fold(record)
 
