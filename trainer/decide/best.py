@@ -60,11 +60,8 @@ class Best:
         measured, _ = value_in(records[0], self.monitor.metric)
         if measured:
             values = records.metrics[self.monitor.metric.partition("/")[2]]
-            # Whatever is not among the best of these is none of all.
-            places = heapq.nsmallest(
-                self._keep, range(len(values)), key=lambda place: (self._sign * values[place], place)
-            )
-            for place in places:
+            # Whatever is not among the best of these is none of all. Of equal ones the earlier comes first.
+            for place in heapq.nsmallest(self._keep, range(len(values)), key=lambda place: self._sign * values[place]):
                 self.fold(records[place])
 
     def to_json(self) -> list[dict[str, Any]]:
