@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -19,8 +19,8 @@ class Health:
     is finite where all its values are, and they are not so large that no update could come of them (a norm beyond 1e19
     in float32). XLA adds up floats one by one, but not in a product with a vector: one of zeros gives 0, or NaN where a
     value is not finite. A large dense layer's gradient is spared the pass: it is the product of two smaller matrices,
-    and finite where they are, and not huge. Only where such a look is not content are the gradients themselves looked
-    at, that of a large dense layer made once more, to find the first that has a value which is not finite.
+    and finite where they are, and not huge. Only where such a look is not content is each gradient asked for, that of a
+    large dense layer made once more, to find the first that has a value which is not finite.
 
     Args:
       objective: a scalar.
@@ -57,12 +57,12 @@ class Health:
         return self._problem_of_values() if self._by_values else self._problem_of_squares()
 
     def _problem_of_values(self) -> tf.Tensor:
-        factors = list(map(_far_smaller_factors, self._gradients))
-        zeros = self._probes(_zeros(self._gradients, factors))
+        looks = _looks(self._gradients)
+        zeros = self._probes(look.zero for look in looks)
 
         def once_more() -> tf.Tensor:
-            made = map(_made_again, self._gradients, factors)
-            return self._first(tf.stack([self.objective_finite, *map(_finite_bits, made)]))
+            finite = {place: flag for look in looks for place, flag in look.once_more().items()}
+            return self._first(tf.stack([self.objective_finite, *(finite[place] for place in sorted(finite))]))
 
         return tf.cond(tf.math.is_finite(tf.add_n(zeros)), _no_problem, once_more)
 
@@ -111,24 +111,59 @@ def _square(gradient: tf.Tensor, factors: Factors | None = None) -> tf.Tensor:
     return 8.0 * tf.nn.l2_loss(left) * tf.nn.l2_loss(right)
 
 
-def _zeros(gradients: Sequence[tf.Tensor], factors: Sequence[Factors | None]) -> list[tf.Tensor]:
-    """Scalars that are 0, or NaN; one is NaN where a value is not finite, and may be where a product might be so."""
-    zeros = []
-    small: dict[tf.DType, list[tf.Tensor]] = {}
-    for gradient, product_of in zip(gradients, factors, strict=True):
+class _Look(NamedTuple):
+    """One look at gradients, from which it is known whether another one is needed."""
+
+    zero: tf.Tensor
+    """A scalar that is 0, or NaN: that where a value is not finite, and maybe where a product might be so."""
+    once_more: Callable[[], dict[int, tf.Tensor]]
+    """Makes of each of these gradients, by its place, whether it is finite: a bool scalar.
+
+    It takes no gradient. A branch that did would keep it in memory until it is known whether it is taken, and of all
+    gradients that costs a twentieth of the step of a perceptron of ten million weights, or of a small transformer.
+    """
+
+
+def _looks(gradients: Sequence[tf.Tensor]) -> list[_Look]:
+    """Looks that cover all of the gradients."""
+    looks = []
+    small: dict[tf.DType, dict[int, tf.Tensor]] = {}
+    for place, gradient in enumerate(gradients):
+        factors = _far_smaller_factors(gradient)
         columns = gradient.shape[-1] if (gradient.shape.rank or 0) > 1 else 1
         size = gradient.shape.num_elements() or 0
-        if product_of:
-            zeros.append(0.0 * _bound(*product_of))
+        if factors:
+            looks.append(_look_at_factors(place, gradient, factors))
         elif min(size // (columns or 1), columns or 0) >= _FEW:
-            zeros.append(_summed(tf.reshape(gradient, [size // columns, columns]), 0.0))
+            looks.append(_look_at_all(place, _summed(tf.reshape(gradient, [size // columns, columns]), 0.0)))
         elif 0 < size <= _SMALL:
-            small.setdefault(gradient.dtype, []).append(tf.reshape(gradient, [-1]))
+            small.setdefault(gradient.dtype, {})[place] = tf.reshape(gradient, [-1])
         else:
             # Too slim for a product to be faster, or of a size that is not known.
-            zeros.append(_zero_bits(gradient))
+            looks.append(_look_at_all(place, 0.0 * _largest(gradient)))
     # Each look has its price: biases have one together.
-    return [*zeros, *(_zero_bits(tf.concat(values, axis=0)) for values in small.values())]
+    return [*looks, *map(_look_at_small, small.values())]
+
+
+def _look_at_all(place: int, zero: tf.Tensor) -> _Look:
+    return _Look(zero, lambda: {place: tf.math.is_finite(zero)})
+
+
+def _look_at_factors(place: int, gradient: tf.Tensor, factors: Factors) -> _Look:
+    def once_more() -> dict[int, tf.Tensor]:
+        return {place: tf.math.is_finite(_largest(_made_again(gradient, factors)))}
+
+    return _Look(0.0 * _bound(*factors), once_more)
+
+
+def _look_at_small(vectors: Mapping[int, tf.Tensor]) -> _Look:
+    together = tf.concat(list(vectors.values()), axis=0)
+
+    def once_more() -> dict[int, tf.Tensor]:
+        parts = tf.split(together, [vector.shape[0] for vector in vectors.values()])
+        return {place: tf.math.is_finite(_largest(part)) for place, part in zip(vectors, parts, strict=True)}
+
+    return _Look(0.0 * _largest(together), once_more)
 
 
 def _summed(matrix: tf.Tensor, factor: float) -> tf.Tensor:
@@ -151,14 +186,8 @@ def _far_smaller_factors(gradient: tf.Tensor) -> Factors | None:
     return (left, right) if None not in sizes and 0 < _FAR_LESS * sum(sizes) < size else None
 
 
-def _made_again(gradient: tf.Tensor, factors: Factors | None) -> tf.Tensor:
-    """The same, made of its far smaller factors once more, if it has them.
-
-    A branch that takes those alone does not keep the gradient in memory until it is known whether it is taken. To keep
-    them all costs a twentieth of the step of a perceptron of ten million weights.
-    """
-    if factors is None:
-        return gradient
+def _made_again(gradient: tf.Tensor, factors: Factors) -> tf.Tensor:
+    """The same, made of its far smaller factors once more."""
     transposed = {name: gradient.op.get_attr(name) for name in ("transpose_a", "transpose_b")}
     return tf.linalg.matmul(*factors, **transposed)
 
@@ -170,14 +199,6 @@ def _bound(left: tf.Tensor, right: tf.Tensor) -> tf.Tensor:
     makes nothing that is not finite of what is small enough to have one.
     """
     return _summed(left * left, 1.0) * _summed(right * right, 1.0)
-
-
-def _zero_bits(gradient: tf.Tensor) -> tf.Tensor:
-    return 0.0 * _largest(gradient)
-
-
-def _finite_bits(gradient: tf.Tensor) -> tf.Tensor:
-    return tf.math.is_finite(_largest(gradient))
 
 
 def _largest(values: tf.Tensor) -> tf.Tensor:
