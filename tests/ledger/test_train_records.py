@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import ClassVar
 
 import pytest
 from hypothesis import given
@@ -124,20 +123,27 @@ def test_the_events_of_them_are_those_of_each_alone(
     assert at_once == alone
 
 
+def patience_of(metric: str) -> EarlyStop:
+    schedule = Schedule(train_for="100steps", batch_size=4, data_examples=40)
+    monitor, patience = Monitor(metric, "min"), parse_patience("2evals")
+    return EarlyStop(monitor, patience, place=lambda duration: schedule.place(duration, "early_stop"))
+
+
 def by_loss() -> list[Decisions]:
     """Decisions that go by the train loss, each in another way, and one that tells the best of it and saves none."""
     accuracy, loss = Monitor("validation/accuracy", "max"), Monitor("train/loss", "min")
-    schedule = Schedule(train_for="100steps", batch_size=4, data_examples=40)
-    patience = EarlyStop(loss, parse_patience("2evals"), place=lambda duration: schedule.place(duration, "early_stop"))
     return [
         Decisions([accuracy, loss]),
         Decisions([loss], keep_best=0),
         Decisions([accuracy], conditions=Conditions("train/loss<0.15")),
-        Decisions([loss], keep_best=0, early_stop=patience),
+        Decisions([loss], keep_best=0, early_stop=patience_of("train/loss")),
+        Decisions(
+            [loss], keep_best=0, conditions=Conditions("validation/loss<1"), early_stop=patience_of("validation/loss")
+        ),
     ]
 
 
-@pytest.mark.parametrize("way", range(4))
+@pytest.mark.parametrize("way", range(5))
 def test_what_goes_by_them_is_folded_as_by_each_alone(way: int) -> None:
     at_once, alone = by_loss()[way], by_loss()[way]
     before = alone.to_json()
@@ -168,25 +174,22 @@ def test_the_best_of_them_are_those_of_each_alone(
 
 def test_a_metric_that_they_do_not_have_is_refused() -> None:
     with pytest.raises(ConfigError, match="train/acuracy is in no record"):
-        Best(Monitor("train/acuracy", "max")).fold_windows(columns())
-
-
-class Looked(TrainRecords):
-    """Counts the records that are made."""
-
-    made: ClassVar[int] = 0
-
-    def _record(self, place: int) -> Record:
-        Looked.made += 1
-        return super()._record(place)
+        Decisions([Monitor("train/acuracy", "max")], keep_best=0).fold_all(columns())
 
 
 def test_none_is_made_that_nothing_goes_by(tmp_path: Path) -> None:
+    made = []
+
+    class Looked(TrainRecords):
+        def _record(self, place: int) -> Record:
+            made.append(place)
+            return super()._record(place)
+
     records = Looked(**{**vars(columns()), "skipped": [0, 0, 0], "closed_by": None})
     accuracy, loss = Monitor("validation/accuracy", "max"), Monitor("train/loss", "min")
     MetricLog(tmp_path).append(records)
-    assert Looked.made == 1
+    assert made == [2]
     Decisions([accuracy]).fold_all(records)
-    assert Looked.made == 2
+    assert made == [2]
     Decisions([loss], keep_best=0).fold_all(records)
-    assert Looked.made == 4
+    assert made == [2, 2]

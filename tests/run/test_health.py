@@ -220,6 +220,38 @@ def test_without_xla_no_rounding_passes_a_product_whose_square_overflows() -> No
     assert product_finder("graph")(inputs, outputs) == "a"
 
 
+@pytest.mark.parametrize("how", ["graph by values", "xla"])
+def test_beside_a_product_that_is_huge_the_one_that_is_not_finite_is_named(how: str) -> None:
+    @tf.function(autograph=False, jit_compile=how == "xla" or None)
+    def look(factor: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
+        product = tf.linalg.matmul(factor, factor, transpose_a=True)
+        return Health(tf.constant(0.0), [product, values], list("ab"), compiled=True).problem()
+
+    # Finite, and so are its factors' squares; the product of those is not.
+    huge = tf.fill([8, 256], 1e15)
+    assert int(look(huge, tf.ones([9]))) == 0
+    assert int(look(huge, tf.fill([9], np.nan))) == 1
+
+
+@pytest.mark.parametrize("how", ["graph by values", "xla"])
+def test_small_ones_of_several_types_are_told_apart(how: str) -> None:
+    kinds = [("float64", [3]), ("float32", [64, 64]), ("float32", [3]), ("float64", [2]), ("float16", [2])]
+    find, healthy = finder(how), [tf.ones(shape, dtype) for dtype, shape in kinds]
+    assert find(tf.constant(1.0), healthy) is None
+    for number, (dtype, shape) in enumerate(kinds):
+        gradients = [*healthy[:number], tf.fill(shape, tf.constant(np.inf, dtype)), *healthy[number + 1 :]]
+        assert find(tf.constant(1.0), gradients) == f"the gradient of variable {number}"
+
+
+def test_one_of_unknown_size_is_named() -> None:
+    @tf.function(autograph=False, input_signature=[tf.TensorSpec([None, 8])] * 2)
+    def look(first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
+        return Health(tf.constant(0.0), [first, second], list("ab"), compiled=True).problem()
+
+    bad, none = tf.fill([3, 8], np.nan), tf.zeros([0, 8])
+    assert [int(look(*pair)) for pair in ((none, none), (none, bad), (bad, none))] == [0, 1, 2]
+
+
 @HOW
 def test_of_products_and_others_the_first_that_is_not_finite_is_named(how: str) -> None:
     @tf.function(autograph=False, jit_compile=how == "xla" or None)

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import trainer
+from trainer.ledger.train_records import TrainRecords
 from trainer.run.measure import Layout
 from trainer.run.program import Advance, Row
 from trainer.run.records import train_record, train_records
@@ -65,10 +66,16 @@ def advances(draw: st.DrawFn) -> tuple[Advance, Layout]:
         sums = [draw(FLOATS if odd else st.floats(-1e9, 1e9)) for _ in range(layout.first_nonfinite - 1)]
         counts = [float(not math.isfinite(value)) for value in sums[: len(sizes)]]
         # 0 and -0 are equal, and written otherwise.
-        told = [draw(st.sampled_from([0.001, 0.1, 3e-5, 0.0, -0.0])) for _ in rates]
+        told = [draw(st.sampled_from([0.001, 0.1, 3e-5, 0.0, -0.0, *([1e39] if odd else [])])) for _ in rates]
         vectors.append(np.array([step, 4 * step, weight, *sums, *counts, *told, draw(st.integers(0, 2)), 0]))
     reader = Reader(layout, rates)
     return Advance(np.stack(vectors), reader, reader(vectors[-1])), layout
+
+
+def plain(advance: Advance, layout: Layout) -> bool:
+    """Whether all metrics are finite numbers."""
+    numbers = all(size is None for _, size in layout.sizes)
+    return numbers and all(row.totals[0] and np.isfinite(row.totals).all() for row in advance.rows)
 
 
 @given(advances(), st.sampled_from([Plain, Summarizing]), st.sampled_from([None, "save", "end"]))
@@ -78,6 +85,8 @@ def test_the_records_of_a_chunk_are_those_of_its_windows_one_by_one(
     advance, layout = made
     common: dict[str, Any] = {"layout": layout, "experiment": kind(), "schedule": SCHEDULE}
     at_once = train_records(advance, start=0, closed_by=closed_by, **common)
+    # A test that makes no columns would say nothing of them.
+    assert isinstance(at_once, TrainRecords) == (kind is Plain and plain(advance, layout))
     start, one_by_one = 0, []
     for row in advance.rows:
         cause = closed_by if row is advance.rows[-1] else None

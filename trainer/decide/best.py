@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from trainer.decide.monitor import MAX, Monitor, value_in
+from trainer.decide.monitor import MAX, TRAIN, Monitor, check_metric, value_in
 from trainer.ledger.record import Record
 from trainer.ledger.train_records import TrainRecords
 
@@ -57,12 +57,14 @@ class Best:
 
     def fold_windows(self, records: TrainRecords) -> None:
         """Takes many train records into account, which ends as `fold` of one after the other does; raises as that."""
-        measured, _ = value_in(records[0], self.monitor.metric)
-        if measured:
-            values = records.metrics[self.monitor.metric.partition("/")[2]]
-            # Whatever is not among the best of these is none of all. Of equal ones the earlier comes first.
-            for place in heapq.nsmallest(self._keep, range(len(values)), key=lambda place: self._sign * values[place]):
-                self.fold(records[place])
+        group, _, name = self.monitor.metric.partition("/")
+        if group != TRAIN:
+            return
+        check_metric(self.monitor.metric, [f"{TRAIN}/{known}" for known in records.metrics])
+        values = records.metrics[name]
+        # What is not among the best of these is not among the best of all. Of equal ones the earlier comes first.
+        for place in heapq.nsmallest(self._keep, range(len(values)), key=lambda place: self._sign * values[place]):
+            self.fold(records[place])
 
     def to_json(self) -> list[dict[str, Any]]:
         """What the manifest keeps under `control.best`: values and steps, each with its relation to its checkpoint."""

@@ -109,7 +109,7 @@ class Decisions:
     def fold_all(self, records: Sequence[Record]) -> None:
         """Takes records into account, one after the other; raises as `fold` does."""
         if isinstance(records, TrainRecords) and not self.needs_train_records:
-            # Nothing is decided by any of them: which are the best by the metric of a window can be told at the end.
+            # No condition or early stop goes by them, and no step is saved for them: it is only told which are best.
             for best in self.rankings:
                 best.fold_windows(records)
             return

@@ -154,8 +154,10 @@ class MetricLog:
         return Cut(len(later), last_step(later))
 
     def _note(self, records: Sequence[Record]) -> None:
-        # One that nothing will be asked of is not made.
-        for record in records[-1:] if isinstance(records, TrainRecords) else records:
+        if isinstance(records, TrainRecords):
+            self.last_train = records[-1]
+            return
+        for record in records:
             if record.kind == "train":
                 self.last_train = record
             else:

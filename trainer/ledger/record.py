@@ -98,7 +98,7 @@ class Record:
     metrics: Mapping[str, Number]
     """Means, the loss first; None where the mean was not finite."""
     window: tuple[int, int] | None = None
-    """Train only: (a, b], the steps a+1 … b whose values are averaged."""
+    """Train only, and there always: (a, b], the steps a+1 … b whose values are averaged."""
     split: str | None = None
     """Evaluation only: the name of the split."""
     weights: str | None = None
@@ -113,11 +113,18 @@ class Record:
     """For each metric with a non-finite value: in how many batches."""
 
     def line(self) -> bytes:
-        """The record as its line of the log, newline included: its keys in the order of the contract."""
+        """The record as its line of the log, newline included: its keys in the order of the contract.
+
+        Raises:
+          ValueError: a train record has no window.
+        """
         template = line_template(self.kind, self.split, self.weights, tuple(self.metrics))
-        window, rest = self.window or (), ""
+        window: tuple[int, ...] = ()
+        rest = ""
         if self.kind == "train":
-            rest = rate_text(self.learning_rate)
+            if self.window is None:
+                raise ValueError(f"the train record of step {self.step} has no window; give it (a, b]")
+            window, rest = self.window, rate_text(self.learning_rate)
         if self.closed_by:
             rest += f',"closed_by":{_text(self.closed_by)}'
         if self.skipped:

@@ -19,8 +19,8 @@ class Health:
     is finite where all its values are, and they are not so large that no update could come of them (a norm beyond 1e19
     in float32). XLA adds up floats one by one, but not in a product with a vector: one of zeros gives 0, or NaN where a
     value is not finite. A large dense layer's gradient is spared the pass: it is the product of two smaller matrices,
-    and finite where they are, and not huge. Only where such a look is not content is each gradient asked for, that of a
-    large dense layer made once more, to find the first that has a value which is not finite.
+    and finite where they are, and not huge. Only where such a look is not content is it asked of each gradient, that of
+    a large dense layer made once more, whether it is finite, to find the first that is not.
 
     Args:
       objective: a scalar.
@@ -115,12 +115,12 @@ class _Look(NamedTuple):
     """One look at gradients, from which it is known whether another one is needed."""
 
     zero: tf.Tensor
-    """A scalar that is 0, or NaN: that where a value is not finite, and maybe where a product might be so."""
+    """A scalar, 0 or NaN: NaN where a value is not finite, and perhaps where a product is huge."""
     once_more: Callable[[], dict[int, tf.Tensor]]
     """Makes of each of these gradients, by its place, whether it is finite: a bool scalar.
 
-    It takes no gradient. A branch that did would keep it in memory until it is known whether it is taken, and of all
-    gradients that costs a twentieth of the step of a perceptron of ten million weights, or of a small transformer.
+    It takes no large gradient. A branch that did would keep it in memory until it is known whether it is taken, and for
+    all of them that costs a twentieth of the step of a perceptron of ten million weights, or of a small transformer.
     """
 
 
@@ -146,6 +146,7 @@ def _looks(gradients: Sequence[tf.Tensor]) -> list[_Look]:
 
 
 def _look_at_all(place: int, zero: tf.Tensor) -> _Look:
+    # 0 times what is finite is 0: there is nothing more to ask.
     return _Look(zero, lambda: {place: tf.math.is_finite(zero)})
 
 

@@ -55,9 +55,10 @@ def train_records(
       closed_by: what closed the last one.
     """
     matrix = advance.closed
-    totals, rates = matrix[:, 2 : 2 + layout.width], matrix[:, 2 + layout.width : -2]
-    with np.errstate(divide="ignore", invalid="ignore"):
+    totals = matrix[:, 2 : 2 + layout.width]
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         means = totals[:, 1 : layout.first_nonfinite] / totals[:, :1]
+        rates = matrix[:, 2 + layout.width : -2].astype(np.float32)
     finite = np.isfinite(means).all() and np.isfinite(rates).all() and not totals[:, layout.first_nonfinite :].any()
     if not finite or any(size for _, size in layout.sizes) or type(experiment).summarize is not Experiment.summarize:
         one = functools.partial(train_record, layout=layout, experiment=experiment, schedule=schedule)
@@ -72,7 +73,7 @@ def train_records(
         start=start,
         steps=steps.tolist(),
         examples=examples.tolist(),
-        epochs=(examples / schedule.epoch_examples).tolist() if schedule.epoch_examples else None,
+        epochs=schedule.epochs(examples.tolist()),
         metrics={name: columns[name] for name in in_order(columns)},
         learning_rates=dict(zip(advance.open.learning_rates, map(_rate_column, rates.T), strict=True)),
         skipped=skipped.tolist(),
@@ -81,12 +82,12 @@ def train_records(
 
 
 def _rate_column(rates: np.ndarray) -> list[Number]:
-    """One optimizer's learning rates in windows, float64 [windows], as they are recorded."""
+    """One optimizer's learning rates in windows, float32 [windows], as they are recorded."""
     # By their bits: 0 and -0 are equal, and written otherwise.
-    bits = rates.view(np.int64)
+    bits = rates.view(np.int32)
     if (bits == bits[0]).all():
-        return [plain_number(np.float32(rates[0]))] * len(rates)
-    return [plain_number(rate) for rate in rates.astype(np.float32)]
+        return [plain_number(rates[0])] * len(rates)
+    return list(map(plain_number, rates))
 
 
 def eval_record(

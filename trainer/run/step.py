@@ -206,7 +206,7 @@ class TrainStep:
         # Its gradients are its own affair: what became of the weights is seen at once.
         weights = {name: tensor_variable(variable).read_value() for name, variable in self._named_weights()}
         layout = measured.layout
-        # By their bits: the square of a weight may overflow where the weight is no fault.
+        # By their values: the square of a weight may overflow where the weight is no fault.
         health = Health(layout.objective_sum(totals), list(weights.values()), list(weights), compiled=True)
         self.problems = (*health.problems[:-1], layout.objective)
         return totals, health.problem()

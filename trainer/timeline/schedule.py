@@ -159,6 +159,10 @@ class Schedule:
         """The epoch after `examples` examples; None when the data has no length."""
         return examples / self.epoch_examples if self.epoch_examples else None
 
+    def epochs(self, examples: Iterable[int]) -> list[float] | None:
+        """As `epoch`, of each of them."""
+        return [count / self.epoch_examples for count in examples] if self.epoch_examples else None
+
     def progress(self, before: Progress, step: int, seconds: float | None = None) -> Progress:
         """The progress at `step`, reached from `before`."""
         examples = self.stepping.advance(before.examples, step - before.step)

@@ -68,11 +68,13 @@ class Bar:
             self._live.refresh()
 
     def records(self, records: Sequence[Record]) -> None:
+        lines = []
         for record in records:
+            lines.append(_styled(self._lines.segments(record)))
             if record.kind == "train" and "loss" in record.metrics:
                 loss = record.metrics["loss"]
                 self._loss = _styled([("loss ", "word"), (formatting.number(loss), "bad" if loss is None else "value")])
-        self._print([_styled(self._lines.segments(record)) for record in records])
+        self._print(lines)
 
     def message(self, text: str) -> None:
         self._print([Text(text)])

@@ -99,7 +99,10 @@ def encode_event(event: Event) -> bytes:
 
 
 def encode_summaries(
-    wall_time: float, tags: Sequence[str], steps: Sequence[int], values: Sequence[Sequence[float | None]]
+    wall_time: float,
+    tags: Sequence[str],
+    steps: Sequence[int],
+    values: Sequence[Sequence[float | None]] | npt.NDArray[np.float64],
 ) -> bytes:
     """The frames of events of one time that show the same scalars, as `encode_event` makes them one by one.
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
 from trainer.ledger.record import Number, Record
 from trainer.ledger.train_records import TrainRecords
@@ -56,8 +57,8 @@ def _tags(group: str | None, metrics: tuple[str, ...], others: tuple[str, ...]) 
     return (*(f"{group}/{name}" for name in metrics), *others)
 
 
-_Shown = tuple[tuple[str, ...], Sequence[int], Any]
-"""Tags, the steps of the records that show them, and their values: Number [steps, tags]."""
+_Shown = tuple[tuple[str, ...], Sequence[int], Sequence[Sequence[Number]] | npt.NDArray[np.float64]]
+"""Tags, the steps of the records that show them, and their values, [steps, tags]."""
 
 
 def _alike(records: Iterable[Record]) -> Iterator[_Shown]:
