@@ -16,7 +16,7 @@ from bench.contender import Contender, Run, Setting
 from bench.workload import Model
 from bench.workloads import workload
 from trainer.ledger.directory import RunDirectory
-from trainer.ledger.journal import DATA_WAIT, RESTORE, START, STEP, TOTAL, read_journal
+from trainer.ledger.journal import DATA_WAIT, RESTORE, SAVE, START, STEP, TOTAL, read_journal
 from trainer.ledger.log import read_records
 from trainer.ledger.run_info import RunInfo
 
@@ -119,11 +119,13 @@ class Ours(Contender):
         began = _begun(journal)
         assert info is not None
         assert began is not None
-        # The last of these lines is written just before the save that the run ends with.
+        # The last of these lines is written in the save that the run ends with, after its look at the weights.
         seconds = next(entry["seconds"] for entry in reversed(journal) if entry["event"] == "times")
         times = {part: spent for part, spent in seconds.items() if part not in self._mistimed}
         self.details = {"jit": info.jit, "times": times}
         taken = seconds[TOTAL] - seconds[START] - seconds[RESTORE]
+        if self._flags["save_every"] == "never":
+            taken -= seconds[SAVE]
         losses = [loss for record in records if (loss := record.metrics["loss"]) is not None]
         if not losses:
             return Run(steps - began, taken, None, None)

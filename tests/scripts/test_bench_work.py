@@ -156,6 +156,17 @@ class TestSamples:
             assert floor.run(2).loss is not None
         assert set(taken) == by_the_trainer == {"full_batches"}
 
+    def test_the_save_that_a_run_ends_with_is_none_of_its_steps(self) -> None:
+        from bench.ours import Ours
+        from bench.workloads import workload
+
+        with io.StringIO() as log:
+            ours = Ours(Setting(workload("regression"), 100, False, log), jit="none")
+            run = ours.run(5)
+        times = ours.details["times"]
+        assert times["save"] > 0  # It begins with a look at the weights.
+        assert run.seconds == pytest.approx(times["total"] - times["start"] - times["restore"] - times["save"])
+
     @pytest.mark.parametrize(("whose", "plain"), [("ours", True), ("ours compiled", False)])
     def test_an_update_that_is_not_compiled_uses_the_kernels_of_a_run(
         self, whose: str, plain: bool, monkeypatch: pytest.MonkeyPatch
