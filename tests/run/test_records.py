@@ -46,7 +46,8 @@ class Reader:
 
     def __call__(self, vector: np.ndarray) -> Row:
         end = 2 + self.layout.width
-        rates = dict(zip(self.rates, map(np.float32, vector[end:-2]), strict=True))
+        with np.errstate(over="ignore"):
+            rates = dict(zip(self.rates, vector[end:-2].astype(np.float32), strict=True))
         return Row(int(vector[0]), int(vector[1]), vector[2:end], rates, int(vector[-2]))
 
 
