@@ -52,6 +52,11 @@ def test_optional_keys_stand_at_the_end_in_their_order() -> None:
     assert Record.parse(line) == record
 
 
+def test_a_train_record_without_a_window_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"the train record of step 3 has no window; give it \(a, b\]"):
+        Record("train", 3, 12, None, {"loss": 0.5}).line()
+
+
 def test_an_evaluation_that_was_not_finite_says_so_at_its_end() -> None:
     record = Record("eval", 1, 1, 1.0, {"loss": None}, split="test", weights="ema", nonfinite={"loss": 1})
     assert record.line().endswith(b'"split":"test","weights":"ema","metrics":{"loss":null},"nonfinite":{"loss":1}}\n')

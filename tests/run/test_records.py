@@ -74,9 +74,20 @@ def advances(draw: st.DrawFn) -> tuple[Advance, Layout]:
 
 
 def plain(advance: Advance, layout: Layout) -> bool:
-    """Whether all metrics are finite numbers."""
+    """Whether all metrics and learning rates are finite numbers."""
     numbers = all(size is None for _, size in layout.sizes)
-    return numbers and all(row.totals[0] and np.isfinite(row.totals).all() for row in advance.rows)
+    return numbers and all(
+        row.totals[0] and np.isfinite([*row.totals, *row.learning_rates.values()]).all() for row in advance.rows
+    )
+
+
+def test_a_learning_rate_beyond_float32_leaves_no_columns() -> None:
+    layout, vector = Layout((("loss", None),)), np.array([1.0, 4.0, 4.0, 2.0, 0.0, 1e39, 0.0, 0.0])
+    reader = Reader(layout, ("",))
+    advance = Advance(vector[None], reader, reader(vector))
+    made = train_records(advance, layout=layout, experiment=Plain(), schedule=SCHEDULE, start=0, closed_by=None)
+    assert not isinstance(made, TrainRecords)
+    assert [record.learning_rate for record in made] == [None]
 
 
 @given(advances(), st.sampled_from([Plain, Summarizing]), st.sampled_from([None, "save", "end"]))

@@ -492,6 +492,12 @@ def test_grids_are_exact_in_very_long_runs() -> None:
     assert schedule.next_chunk(far, max_steps=9, max_closes=9).closes == (10**18,)
 
 
+def test_epochs_are_those_of_each_alone_also_of_a_length_that_no_float_has() -> None:
+    schedule = Schedule(train_for="9steps", batch_size=4, epoch_examples=2**53 + 1)
+    assert schedule.epochs([4, 7, 2**60 + 1]) == [schedule.epoch(count) for count in (4, 7, 2**60 + 1)]
+    assert Schedule(train_for="9steps", save_every="never", batch_size=4).epochs([4]) is None
+
+
 def test_data_that_is_taken_up_later_has_passes_from_there_and_grids_stay_where_they_were() -> None:
     schedule = Schedule(
         train_for="8steps", save_every="1epoch", batch_size=4, data_examples=10, last="short", epoch_examples=8
